@@ -1,0 +1,187 @@
+"""The use cases of conversations: making them, who is in them, and reading them. Members only."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from services.chat.errors import BadRequest, DirectIsClosed, NotAMember, TooManyMembers
+from services.chat.events import MemberRemoved
+from services.chat.members import Members
+from services.chat.model import (
+    MAX_PAGE,
+    Conversation,
+    ConversationId,
+    ConversationType,
+    ConversationView,
+    Message,
+    Seq,
+    UserId,
+    direct_conversation_id,
+    group_conversation_id,
+    sorted_members,
+)
+from services.chat.store import Membership, Store
+from services.runtime.clock import Clock
+
+_MAX_LIST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages ascending; `delivered_seq` and `seen_seq` are the lowest among the members other than the reader."""
+
+    messages: Sequence[Message]
+    head_seq: Seq
+    delivered_seq: Seq
+    seen_seq: Seq
+
+
+class ConversationService:
+    """What members do with conversations. `announce` tells the watchers of a topic."""
+
+    def __init__(
+        self,
+        store: Store,
+        members: Members,
+        announce: Callable[[MemberRemoved], None],
+        clock: Clock,
+        *,
+        max_members: int,
+    ) -> None:
+        self._store = store
+        self._members = members
+        self._announce = announce
+        self._clock = clock
+        self._max_members = max_members
+
+    async def create(
+        self,
+        creator: UserId,
+        type_: ConversationType,
+        member_ids: Sequence[UserId],
+        title: str | None,
+        *,
+        request_id: str,
+    ) -> tuple[Conversation, bool]:
+        """The conversation, and whether it was made just now. The creator is always a member.
+
+        Raises:
+            BadRequest: a direct conversation of other than two people.
+            TooManyMembers: a group above the limit.
+        """
+        members = sorted_members((creator, *member_ids))
+        if type_ is ConversationType.DIRECT:
+            if len(members) != 2:
+                raise BadRequest(problem="a direct conversation has exactly two members: you and one other")
+            conversation_id, title = direct_conversation_id(*members), None
+        else:
+            if len(members) > self._max_members:
+                raise TooManyMembers(limit=self._max_members)
+            conversation_id = group_conversation_id(creator, request_id)
+        made = Conversation(conversation_id, type_, title, members, self._clock.time_ms())
+        if await self._store.create(made):
+            self._members.forget(conversation_id)
+            return made, True
+        return await self._get(conversation_id), False
+
+    async def get_view(self, conversation_id: ConversationId, user: UserId) -> ConversationView:
+        membership = await self._store.find_membership(conversation_id, user)
+        if membership is None:
+            raise NotAMember
+        conversation = await self._get(conversation_id)
+        latest = await self._store.read_before(conversation_id, Seq(1 << 33), limit=1)
+        return ConversationView(
+            conversation=conversation,
+            head_seq=latest[-1].seq if latest else Seq(0),
+            watermarks=membership.watermarks,
+            last_message=latest[-1] if latest else None,
+            muted=membership.muted,
+        )
+
+    async def list_page(self, user: UserId, *, cursor: str, limit: int) -> tuple[Sequence[ConversationView], str]:
+        """A page, newest activity first, and the cursor of the next one (empty: this is the last)."""
+        if not 1 <= limit <= _MAX_LIST:
+            raise BadRequest(problem=f"limit is {limit}: expected 1 to {_MAX_LIST}")
+        page = await self._store.read_page(user, before=_parse_cursor(cursor), limit=limit)
+        views = [view for _, view in page]
+        if len(page) < limit:
+            return views, ""
+        activity, last = page[-1]
+        return views, _make_cursor(activity, last.conversation.conversation_id)
+
+    async def read_messages(
+        self,
+        conversation_id: ConversationId,
+        user: UserId,
+        *,
+        after: Seq | None,
+        before: Seq | None,
+        limit: int,
+    ) -> Page:
+        """With `after`: what follows it (and is before `before`). Else the page that ends before `before`, or at the
+        head."""
+        if not 1 <= limit <= MAX_PAGE:
+            raise BadRequest(problem=f"limit is {limit}: expected 1 to {MAX_PAGE}")
+        memberships = await self._store.read_memberships(conversation_id)
+        others = [each for each in memberships if each.user_id != user]
+        if len(others) == len(memberships):
+            raise NotAMember
+        if after is not None:
+            messages = await self._store.read_after(conversation_id, after, limit=limit)
+            if before is not None:
+                messages = [message for message in messages if message.seq < before]
+        else:
+            messages = await self._store.read_before(conversation_id, before or Seq(1 << 33), limit=limit)
+        head = await self._store.find_head(conversation_id)
+        return Page(messages, head, *_lowest(others))
+
+    async def add_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> Conversation:
+        await self._require_group(conversation_id, actor)
+        # A newcomer starts at the head: what was said before is history, not unread.
+        head = await self._store.find_head(conversation_id)
+        await self._store.add_member(conversation_id, user, read_seq=head, max_members=self._max_members)
+        self._members.forget(conversation_id)
+        return await self._get(conversation_id)
+
+    async def remove_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> None:
+        """When this returns nothing that is stored afterwards reaches that member."""
+        await self._require_group(conversation_id, actor)
+        await self._store.remove_member(conversation_id, user)
+        self._members.forget(conversation_id)
+        self._announce(MemberRemoved(conversation_id, user))
+
+    async def _require_group(self, conversation_id: ConversationId, actor: UserId) -> None:
+        await self._members.require(conversation_id, actor)
+        if (await self._get(conversation_id)).type is ConversationType.DIRECT:
+            raise DirectIsClosed
+
+    async def _get(self, conversation_id: ConversationId) -> Conversation:
+        conversation = await self._store.find(conversation_id)
+        if conversation is None:
+            raise NotAMember
+        return conversation
+
+
+def _lowest(others: Sequence[Membership]) -> tuple[Seq, Seq]:
+    if not others:
+        return Seq(0), Seq(0)
+    return (
+        min(each.watermarks.delivered_seq for each in others),
+        min(each.watermarks.read_seq for each in others),
+    )
+
+
+def _make_cursor(activity_ms: int, conversation_id: ConversationId) -> str:
+    return base64.urlsafe_b64encode(f"{activity_ms} {conversation_id}".encode()).decode().rstrip("=")
+
+
+def _parse_cursor(cursor: str) -> tuple[int, ConversationId] | None:
+    if not cursor:
+        return None
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        activity, conversation_id = raw.split(" ")
+        return int(activity), ConversationId(conversation_id)
+    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        raise BadRequest(problem="cursor is not one of ours: pass nextCursor back as it came") from error

@@ -1,0 +1,92 @@
+"""Deployments for the whole session, and a world of one's own for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.e2e.deployments import DRAIN_S, QUICK_HEARTBEATS, ROOMY_LIMITS, Deployment, Embedded, FullStack
+from tests.e2e.world import World
+
+_RUNTIME = {"PARLEY_RUNTIME_DRAIN_S": f"{DRAIN_S:g}"}
+_EDGE = {**ROOMY_LIMITS, **QUICK_HEARTBEATS, **_RUNTIME}
+
+
+@pytest.fixture(scope="session")
+def embedded(session_directory: Path) -> Iterator[Embedded]:
+    """One process with everything."""
+    deployment = Embedded(session_directory / "embedded", _EDGE)
+    deployment.start()
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture(scope="session")
+def stack(session_directory: Path) -> Iterator[FullStack]:
+    """Two edges and two chats on real servers. Nobody kills anything here; see `faulty_stack`."""
+    deployment = full_stack(session_directory / "stack")
+    deployment.start()
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture(scope="session")
+def _faulty_stack(session_directory: Path) -> Iterator[FullStack]:
+    deployment = full_stack(session_directory / "faulty-stack")
+    deployment.start()
+    yield deployment
+    deployment.stop()
+
+
+@pytest.fixture
+def faulty_stack(_faulty_stack: FullStack) -> Iterator[FullStack]:
+    """A stack whose processes a test may kill and terminate; whatever is gone is started again afterwards."""
+    _faulty_stack.heal()
+    yield _faulty_stack
+    _faulty_stack.heal()
+
+
+def full_stack(directory: Path) -> FullStack:
+    """Without RabbitMQ for as long as no process has a setting for it: that saves 10 s."""
+    return FullStack(directory, {"edge": _EDGE, "chat": _RUNTIME}, rabbitmq=False)
+
+
+@pytest.fixture(scope="session", params=["embedded", "stack"])
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    """Each of the two ways to run the code."""
+    found: Deployment = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """One HTTP client for the test; without aiohttp's limit of 100 connections."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+@pytest.fixture
+async def closing() -> AsyncIterator[AsyncExitStack]:
+    """Closes whatever a test has pushed onto it."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def world(deployment: Deployment, http: aiohttp.ClientSession, closing: AsyncExitStack) -> World:
+    return World(deployment, http, closing)
+
+
+@pytest.fixture
+def stack_world(stack: FullStack, http: aiohttp.ClientSession, closing: AsyncExitStack) -> World:
+    """A world over two edges and two chats."""
+    return World(stack, http, closing)
+
+
+@pytest.fixture
+def faulty_world(faulty_stack: FullStack, http: aiohttp.ClientSession, closing: AsyncExitStack) -> World:
+    """A world whose processes may die."""
+    return World(faulty_stack, http, closing)
