@@ -109,15 +109,15 @@ def _target(arguments: argparse.Namespace) -> AbstractContextManager[Target]:
 
 async def _measure(target: Target, chosen: list[Scenario], arguments: argparse.Namespace, report: Report) -> Report:
     """`report` with what was measured, up to the first failure."""
-    settings = RunSettings(
-        run_id=f"{int(time.time()):x}", generators=arguments.generators, content_bytes=arguments.content_bytes
-    )
+    run_id = f"{int(time.time()):x}"
     results: list[ScenarioResult] = []
     floors = report.floors
     try:
-        for scenario in chosen:
+        for number, scenario in enumerate(chosen, start=1):
             if results:
                 await asyncio.sleep(_REST_S)
+            # New users each time: a second load on the conversations of the first would repeat its message ids.
+            settings = RunSettings(f"{run_id}-{number}", arguments.generators, arguments.content_bytes)
             results.append(await run_scenario(scenario, target.edges, target.pids, settings, say=_say))
         if target.mongo_url is not None and not arguments.no_floors:
             _say("floors: MongoDB alone")

@@ -153,6 +153,8 @@ def _cautions(result: ScenarioResult) -> list[str]:
     machine_s = result.measured_s * (os.cpu_count() or 1)
     if result.cpu.others_s > _NOISE * machine_s:
         notes.append(f"other processes used {result.cpu.others_s / machine_s:.0%} of the machine")
+    if "RATE_LIMITED" in result.refusals:
+        notes.append("the limits of this target were not lifted: see PARLEY_EDGE_SENDS_PER_SECOND")
     if result.other_events:
         events = ", ".join(f"{name} {times:,}" for name, times in sorted(result.other_events.items()))
         notes.append(f"further events: {events}")

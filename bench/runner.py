@@ -81,6 +81,8 @@ class ScenarioResult:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
+    """`run_id` goes into the names of users and messages and must be new for every run."""
+
     run_id: str
     generators: int
     content_bytes: int

@@ -30,6 +30,8 @@ from services.runtime.tasks import Tasks
 _FAIL_MAX = 5
 _RESET_AFTER = timedelta(seconds=1)
 _HEALTH_RETRY_S = (0.05, 0.5)
+# A dead process refuses the connection at once; a frozen one has been silent for seconds already.
+_STILL_SERVES_S = 0.2
 # Routes remembered between changes; forgetting one costs a few hashes.
 _MAX_ROUTES = 100_000
 _RETRY_AFTER_MS = 500
@@ -163,18 +165,29 @@ class Replicas:
 
     async def _watch_health(self, replica: Replica) -> None:
         stub: Any = health_pb2_grpc.HealthStub(replica.channel)  # its type stub lacks Watch
+        request = health_pb2.HealthCheckRequest(service=self._health_name)
         delay_s, max_delay_s = _HEALTH_RETRY_S
         while True:
             try:
-                request = health_pb2.HealthCheckRequest(service=self._health_name)
                 async for answer in stub.Watch(request, wait_for_ready=True):
                     self._set_up(replica, up=answer.status == health_pb2.HealthCheckResponse.SERVING)
                     delay_s = _HEALTH_RETRY_S[0]
+                # The server ended the watch: it is leaving.
+                self._set_up(replica, up=False)
             except grpc.aio.AioRpcError as error:
                 _log.debug("health_lost", replica=replica.address, code=error.code().name)
-            self._set_up(replica, up=False)
-            await asyncio.sleep(random.uniform(0, delay_s))
-            delay_s = min(delay_s * 2, max_delay_s)
+                self._set_up(replica, up=replica.is_up and await self._still_serves(stub, request))
+            if not replica.is_up:
+                await asyncio.sleep(random.uniform(0, delay_s))
+                delay_s = min(delay_s * 2, max_delay_s)
+
+    async def _still_serves(self, stub: Any, request: health_pb2.HealthCheckRequest) -> bool:
+        """A connection that reached its age is cut with its streams; the replica behind it is as well as before."""
+        try:
+            answer = await stub.Check(request, timeout=_STILL_SERVES_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _set_up(self, replica: Replica, *, up: bool) -> None:
         if replica.is_up == up:

@@ -104,7 +104,7 @@ class ConversationSubscription:
 
     def joined(self, head: Seq) -> None:
         self.is_live = True
-        self._last = max(self._last, head)
+        self._last = head  # all up to it has been replayed; a position beyond it is the head
         reply, self._reply = self._reply, None
         if reply is not None:
             reply.done((("x-head-seq", str(head)),))

@@ -62,7 +62,7 @@ class NewMessage(Struct, rename="camel"):
     content: Annotated[
         str, Meta(description="At most 16 KiB of UTF-8; stored to the letter.", extra_json_schema={"minLength": 1})
     ]
-    type: Literal["text"]
+    type: Literal["text"] = "text"
     client_message_id: Annotated[
         str | None,
         Meta(

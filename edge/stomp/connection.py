@@ -99,8 +99,6 @@ class ServerConnection:
         Raises:
             RemoteProtocolError: the client broke the protocol. Send `frame`; the connection is closed.
         """
-        if self._state is State.CLOSED:
-            return None
         try:
             frame = self._parser.next_frame()
             return None if frame is None else self._judge(frame)
@@ -138,7 +136,6 @@ class ServerConnection:
 
         `receipt_id` is what the refused frame asked a receipt for.
         """
-        after_action(self._state, Action.REFUSE)
         content = to_utf8(body) if isinstance(body, str) else body
         error = self._error(message, content, receipt_id, headers, content_type)
         self._end(Action.REFUSE)
@@ -211,4 +208,4 @@ class ServerConnection:
     def _end(self, action: Action) -> None:
         self._state = after_action(self._state, action)
         self._connect = None
-        self._parser = FrameParser(Limits())  # lets go of what was buffered
+        self._parser = FrameParser(Limits())  # empty, and it stays so: nothing more is fed

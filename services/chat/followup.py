@@ -19,9 +19,11 @@ from services.runtime.log import logger
 from services.runtime.metrics import Metrics
 
 # Commits whose consequences are written together; they merge per conversation, so more is cheaper.
-_MAX_BATCH = 100
+_MAX_BATCH = 500
 # Beyond this the entries are left to the sweeper.
 _MAX_WAITING = 5_000
+# Nobody waits for it, and each write costs the database as much as a batch of messages: gather between two batches.
+_PACE_S = 0.2
 _SWEEP_EVERY_S = 10.0
 # Old enough that whoever wrote the entry has had its chance.
 _SWEEP_AGE_MS = 15_000
@@ -64,6 +66,10 @@ class FollowUp:
         await self._batcher.close()
 
     async def _settle(self, commits: list[Commit]) -> None:
+        await self._settle_now(commits)
+        await asyncio.sleep(_PACE_S)
+
+    async def _settle_now(self, commits: list[Commit]) -> None:
         try:
             await self._write([message for commit in commits for message in commit.messages])
             await self._store.delete_entries([c.entry_id for c in commits if c.entry_id is not None])

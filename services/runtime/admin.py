@@ -69,7 +69,7 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
             ]
         )
-        # 1 s is enough for an answer from memory; a scraper's kept-alive connection must not hold the exit up.
+        # 1 s is enough for an answer from memory; a client that never finishes must not hold the exit up.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()

@@ -74,6 +74,7 @@ class StompPy:
         self.heartbeats_received = 0
         self.heartbeats_sent = 0
         self._connection: Any = None
+        self._connecting: asyncio.Task[None] | None = None
         self._version = ""
         self._subscriptions: dict[str, str] = {}
 
@@ -102,7 +103,10 @@ class StompPy:
                 self._connection = stomp.WSStompConnection(hosts, ws_path="/ws", heartbeats=offered)
         self._connection.set_listener("test", _Listener(self))
         others = {name: value for name, value in headers.items() if name not in ("login", "passcode")}
-        await asyncio.to_thread(self._connection.connect, headers.get("login"), headers.get("passcode"), headers=others)
+        self._connecting = asyncio.create_task(
+            asyncio.to_thread(self._connection.connect, headers.get("login"), headers.get("passcode"), headers=others)
+        )
+        await asyncio.shield(self._connecting)
         return await self.inbox.take(lambda frame: frame.command in ("CONNECTED", "ERROR"))
 
     async def subscribe(
@@ -148,7 +152,10 @@ class StompPy:
         """Nothing to do: what ended with `freeze` does not come back."""
 
     async def close(self) -> None:
-        if self._connection is None or self._connection.transport.io_thread is None:
+        if self._connecting is None:
+            return
+        await asyncio.wait({self._connecting})
+        if self._connection.transport.io_thread is None:
             return
         transport = self._connection.transport
         self.freeze()

@@ -35,7 +35,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 def authorization(user: User) -> dict[str, str]:
-    return {"Authorization": f"Bearer {user.token}"}
+    return {"host": "parley", "Authorization": f"Bearer {user.token}"}
 
 
 def chat_send(conversation: str, content: str, **more: str) -> str:
@@ -87,7 +87,7 @@ async def test_passcode_names_the_user_and_login_is_ignored(world: World, client
     alice, mallory = await world.users(2)
     conversation = await world.group(alice)
     connected = await client.connect(
-        world.edge(), version=version, headers={"login": mallory.user_id, "passcode": alice.token}
+        world.edge(), version=version, headers={"host": "parley", "login": mallory.user_id, "passcode": alice.token}
     )
     assert connected.headers["version"] == version
     await client.subscribe(topic(conversation), "mine")
@@ -183,14 +183,24 @@ async def test_header_values_with_colon_newline_and_backslash_come_back_to_the_l
     assert message.headers["subscription"] == strange
 
 
+async def test_client_that_names_no_host_is_served(world: World, client: StompClient, version: str) -> None:
+    # The standards ask for `host` from 1.1 on, but stompjs never sends one by itself, nor does stomp.py in 1.1.
+    alice = await world.user("alice")
+    conversation = await world.group(alice)
+    connected = await client.connect(world.edge(), version=version, headers={"passcode": alice.token})
+    assert connected.command == "CONNECTED", connected
+    await client.send("/app/chat.send", chat_send(conversation, "hello"), asking_for("r-1"))
+    await client.inbox.take(a("RECEIPT", receipt_id="r-1"))
+
+
 async def test_stompjs_as_it_is_configured_by_default_speaks_version_1_2(world: World, closing: AsyncExitStack) -> None:
     client = await StompJs.start()
     closing.push_async_callback(client.close)
     alice = await world.user("alice")
     connected = await client.connect(
-        world.edge(), version=None, headers=authorization(alice), heartbeat=Heartbeat(10_000, 10_000)
+        world.edge(), version=None, headers={"passcode": alice.token}, heartbeat=Heartbeat(10_000, 10_000)
     )
-    assert connected.headers["version"] == "1.2"
+    assert connected.headers["version"] == "1.2", connected
     await client.disconnect()
     assert not client.unhandled
 

@@ -136,11 +136,16 @@ async def test_raw_client_reports_errors_close_codes_and_cut_connections(edge: F
         await vanished.close()
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("value", ["plain", "a:b", "back\\slash", "two\nlines", "\\n"])
+@pytest.mark.parametrize(
+    ("version", "value"),
+    [
+        (version, value)
+        for version in VERSIONS
+        for value in ("plain", "a:b", "back\\slash", "two\nlines", "\\n")
+        if version != "1.0" or "\n" not in value  # 1.0 has no escapes
+    ],
+)
 def test_codec_of_the_tests_returns_what_it_was_given(version: str, value: str) -> None:
-    if version == "1.0" and "\n" in value:
-        pytest.xfail("version 1.0 has no escapes")
     written = encode("SEND", {"h": value}, "body", version=version)
     assert list(decode_all(written + b"\n", version=version)) == [Frame("SEND", {"h": value}, "body"), None]
 

@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/presence/v1/presence.proto\x12\x12parley.presence.v1\"b\n\x08Presence\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0e\x32\x1a.parley.presence.v1.Status\x12\x19\n\x11last_active_at_ms\x18\x03 \x01(\x03\"Z\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12*\n\x06status\x18\x03 \x01(\x0e\x32\x1a.parley.presence.v1.Status\"\xe7\x01\n\x15ReportSessionsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64ge_id\x18\x02 \x01(\t\x12\x0c\n\x04\x66ull\x18\x03 \x01(\x08\x12+\n\x06opened\x18\x04 \x03(\x0b\x32\x1b.parley.presence.v1.Session\x12\x0e\n\x06\x63losed\x18\x05 \x03(\t\x12,\n\x07\x63hanged\x18\x06 \x03(\x0b\x32\x1b.parley.presence.v1.Session\x12\x30\n\nactivities\x18\x07 \x03(\x0b\x32\x1c.parley.presence.v1.Activity\"J\n\x16ReportSessionsResponse\x12\x1a\n\x12\x66ull_report_needed\x18\x01 \x01(\x08\x12\x14\n\x0clease_ttl_ms\x18\x02 \x01(\r\":\n\x13ReleaseLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64ge_id\x18\x02 \x01(\t\"\x16\n\x14ReleaseLeaseResponse\"&\n\x12GetPresenceRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"F\n\x13GetPresenceResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.parley.presence.v1.Presence\"*\n\x08\x41\x63tivity\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\"]\n\x15RecordActivityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\nactivities\x18\x02 \x03(\x0b\x32\x1c.parley.presence.v1.Activity\"\x18\n\x16RecordActivityResponse\"H\n\x14WatchPresenceRequest\x12\x16\n\x0ewatch_user_ids\x18\x01 \x03(\t\x12\x18\n\x10unwatch_user_ids\x18\x02 \x03(\t\"H\n\x15WatchPresenceResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.parley.presence.v1.Presence*}\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_OFFLINE\x10\x01\x12\x11\n\rSTATUS_ONLINE\x10\x02\x12\x0f\n\x0bSTATUS_AWAY\x10\x03\x12\x0f\n\x0bSTATUS_BUSY\x10\x04\x12\x12\n\x0eSTATUS_UNKNOWN\x10\x05\x32\x90\x04\n\x0fPresenceService\x12g\n\x0eReportSessions\x12).parley.presence.v1.ReportSessionsRequest\x1a*.parley.presence.v1.ReportSessionsResponse\x12\x61\n\x0cReleaseLease\x12\'.parley.presence.v1.ReleaseLeaseRequest\x1a(.parley.presence.v1.ReleaseLeaseResponse\x12^\n\x0bGetPresence\x12&.parley.presence.v1.GetPresenceRequest\x1a\'.parley.presence.v1.GetPresenceResponse\x12g\n\x0eRecordActivity\x12).parley.presence.v1.RecordActivityRequest\x1a*.parley.presence.v1.RecordActivityResponse\x12h\n\rWatchPresence\x12(.parley.presence.v1.WatchPresenceRequest\x1a).parley.presence.v1.WatchPresenceResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/presence/v1/presence.proto\x12\x12parley.presence.v1\"b\n\x08Presence\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0e\x32\x1a.parley.presence.v1.Status\x12\x19\n\x11last_active_at_ms\x18\x03 \x01(\x03\"Z\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12*\n\x06status\x18\x03 \x01(\x0e\x32\x1a.parley.presence.v1.Status\"\x91\x02\n\x15ReportSessionsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64ge_id\x18\x02 \x01(\t\x12\x0c\n\x04\x66ull\x18\x03 \x01(\x08\x12+\n\x06opened\x18\x04 \x03(\x0b\x32\x1b.parley.presence.v1.Session\x12+\n\x06\x63losed\x18\x05 \x03(\x0b\x32\x1b.parley.presence.v1.Session\x12,\n\x07\x63hanged\x18\x06 \x03(\x0b\x32\x1b.parley.presence.v1.Session\x12\x30\n\nactivities\x18\x07 \x03(\x0b\x32\x1c.parley.presence.v1.Activity\x12\x0b\n\x03seq\x18\x08 \x01(\x04\"J\n\x16ReportSessionsResponse\x12\x1a\n\x12\x66ull_report_needed\x18\x01 \x01(\x08\x12\x14\n\x0clease_ttl_ms\x18\x02 \x01(\r\":\n\x13ReleaseLeaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64ge_id\x18\x02 \x01(\t\"\x16\n\x14ReleaseLeaseResponse\"&\n\x12GetPresenceRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"F\n\x13GetPresenceResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.parley.presence.v1.Presence\"*\n\x08\x41\x63tivity\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\"]\n\x15RecordActivityRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\nactivities\x18\x02 \x03(\x0b\x32\x1c.parley.presence.v1.Activity\"\x18\n\x16RecordActivityResponse\"H\n\x14WatchPresenceRequest\x12\x16\n\x0ewatch_user_ids\x18\x01 \x03(\t\x12\x18\n\x10unwatch_user_ids\x18\x02 \x03(\t\"_\n\x15WatchPresenceResponse\x12/\n\tpresences\x18\x01 \x03(\x0b\x32\x1c.parley.presence.v1.Presence\x12\x15\n\rreport_needed\x18\x02 \x01(\x08*}\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_OFFLINE\x10\x01\x12\x11\n\rSTATUS_ONLINE\x10\x02\x12\x0f\n\x0bSTATUS_AWAY\x10\x03\x12\x0f\n\x0bSTATUS_BUSY\x10\x04\x12\x12\n\x0eSTATUS_UNKNOWN\x10\x05\x32\x90\x04\n\x0fPresenceService\x12g\n\x0eReportSessions\x12).parley.presence.v1.ReportSessionsRequest\x1a*.parley.presence.v1.ReportSessionsResponse\x12\x61\n\x0cReleaseLease\x12\'.parley.presence.v1.ReleaseLeaseRequest\x1a(.parley.presence.v1.ReleaseLeaseResponse\x12^\n\x0bGetPresence\x12&.parley.presence.v1.GetPresenceRequest\x1a\'.parley.presence.v1.GetPresenceResponse\x12g\n\x0eRecordActivity\x12).parley.presence.v1.RecordActivityRequest\x1a*.parley.presence.v1.RecordActivityResponse\x12h\n\rWatchPresence\x12(.parley.presence.v1.WatchPresenceRequest\x1a).parley.presence.v1.WatchPresenceResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.presence.v1.presence_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=1068
-  _globals['_STATUS']._serialized_end=1193
+  _globals['_STATUS']._serialized_start=1133
+  _globals['_STATUS']._serialized_end=1258
   _globals['_PRESENCE']._serialized_start=57
   _globals['_PRESENCE']._serialized_end=155
   _globals['_SESSION']._serialized_start=157
   _globals['_SESSION']._serialized_end=247
   _globals['_REPORTSESSIONSREQUEST']._serialized_start=250
-  _globals['_REPORTSESSIONSREQUEST']._serialized_end=481
-  _globals['_REPORTSESSIONSRESPONSE']._serialized_start=483
-  _globals['_REPORTSESSIONSRESPONSE']._serialized_end=557
-  _globals['_RELEASELEASEREQUEST']._serialized_start=559
-  _globals['_RELEASELEASEREQUEST']._serialized_end=617
-  _globals['_RELEASELEASERESPONSE']._serialized_start=619
-  _globals['_RELEASELEASERESPONSE']._serialized_end=641
-  _globals['_GETPRESENCEREQUEST']._serialized_start=643
-  _globals['_GETPRESENCEREQUEST']._serialized_end=681
-  _globals['_GETPRESENCERESPONSE']._serialized_start=683
-  _globals['_GETPRESENCERESPONSE']._serialized_end=753
-  _globals['_ACTIVITY']._serialized_start=755
-  _globals['_ACTIVITY']._serialized_end=797
-  _globals['_RECORDACTIVITYREQUEST']._serialized_start=799
-  _globals['_RECORDACTIVITYREQUEST']._serialized_end=892
-  _globals['_RECORDACTIVITYRESPONSE']._serialized_start=894
-  _globals['_RECORDACTIVITYRESPONSE']._serialized_end=918
-  _globals['_WATCHPRESENCEREQUEST']._serialized_start=920
-  _globals['_WATCHPRESENCEREQUEST']._serialized_end=992
-  _globals['_WATCHPRESENCERESPONSE']._serialized_start=994
-  _globals['_WATCHPRESENCERESPONSE']._serialized_end=1066
-  _globals['_PRESENCESERVICE']._serialized_start=1196
-  _globals['_PRESENCESERVICE']._serialized_end=1724
+  _globals['_REPORTSESSIONSREQUEST']._serialized_end=523
+  _globals['_REPORTSESSIONSRESPONSE']._serialized_start=525
+  _globals['_REPORTSESSIONSRESPONSE']._serialized_end=599
+  _globals['_RELEASELEASEREQUEST']._serialized_start=601
+  _globals['_RELEASELEASEREQUEST']._serialized_end=659
+  _globals['_RELEASELEASERESPONSE']._serialized_start=661
+  _globals['_RELEASELEASERESPONSE']._serialized_end=683
+  _globals['_GETPRESENCEREQUEST']._serialized_start=685
+  _globals['_GETPRESENCEREQUEST']._serialized_end=723
+  _globals['_GETPRESENCERESPONSE']._serialized_start=725
+  _globals['_GETPRESENCERESPONSE']._serialized_end=795
+  _globals['_ACTIVITY']._serialized_start=797
+  _globals['_ACTIVITY']._serialized_end=839
+  _globals['_RECORDACTIVITYREQUEST']._serialized_start=841
+  _globals['_RECORDACTIVITYREQUEST']._serialized_end=934
+  _globals['_RECORDACTIVITYRESPONSE']._serialized_start=936
+  _globals['_RECORDACTIVITYRESPONSE']._serialized_end=960
+  _globals['_WATCHPRESENCEREQUEST']._serialized_start=962
+  _globals['_WATCHPRESENCEREQUEST']._serialized_end=1034
+  _globals['_WATCHPRESENCERESPONSE']._serialized_start=1036
+  _globals['_WATCHPRESENCERESPONSE']._serialized_end=1131
+  _globals['_PRESENCESERVICE']._serialized_start=1261
+  _globals['_PRESENCESERVICE']._serialized_end=1789
 # @@protoc_insertion_point(module_scope)

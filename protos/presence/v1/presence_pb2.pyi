@@ -6,6 +6,8 @@ The presence service: who is online, as leases that edges hold.
 An edge holds one lease; its sessions hang on it. A lease that is not renewed within its TTL takes its sessions with
 it. All of it may be lost (Redis holds nothing that cannot be): an edge whose lease is unknown reports everything
 again.
+
+Any replica answers any call. Who may call: edges, and chat and notify for GetPresence and RecordActivity.
 """
 
 from collections import abc as _abc
@@ -36,7 +38,9 @@ class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Status.ValueTy
     STATUS_AWAY: _Status.ValueType  # 3
     STATUS_BUSY: _Status.ValueType  # 4
     STATUS_UNKNOWN: _Status.ValueType  # 5
-    """Not known just now (the store is away). Never announced to people as offline."""
+    """Not known just now (the store is away, or has lost its data and the edges have not all reported yet). Never
+    announced to people as offline.
+    """
 
 class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
 
@@ -46,7 +50,9 @@ STATUS_ONLINE: Status.ValueType  # 2
 STATUS_AWAY: Status.ValueType  # 3
 STATUS_BUSY: Status.ValueType  # 4
 STATUS_UNKNOWN: Status.ValueType  # 5
-"""Not known just now (the store is away). Never announced to people as offline."""
+"""Not known just now (the store is away, or has lost its data and the edges have not all reported yet). Never
+announced to people as offline.
+"""
 Global___Status: _TypeAlias = Status  # noqa: Y015
 
 @_typing.final
@@ -59,7 +65,7 @@ class Presence(_message.Message):
     user_id: _builtins.str
     status: Global___Status.ValueType
     last_active_at_ms: _builtins.int
-    """Milliseconds since the epoch; 0: never."""
+    """Milliseconds since the epoch; 0: never, or not known."""
     def __init__(
         self,
         *,
@@ -83,7 +89,7 @@ class Session(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Unique for ever."""
+    """Unique for ever. At most 128 characters."""
     user_id: _builtins.str
     status: Global___Status.ValueType
     """ONLINE, AWAY or BUSY."""
@@ -113,16 +119,23 @@ class ReportSessionsRequest(_message.Message):
     CLOSED_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     ACTIVITIES_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     edge_id: _builtins.str
-    """Unique for each start of an edge process."""
+    """Unique for each start of an edge process. At most 128 characters."""
     full: _builtins.bool
     """`opened` is all of them: anything else under this lease is gone."""
+    seq: _builtins.int
+    """Numbers the reports of one edge_id: 1 or more, ascending, never used twice. What is older than something already
+    taken is ignored, so a report that was late cannot bring a closed session back.
+    """
     @_builtins.property
-    def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]: ...
+    def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """At most 50,000, together with `closed` and `changed`."""
+
     @_builtins.property
-    def closed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Session ids."""
+    def closed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """Sessions that ended; the status does not matter. (With the user, because it is users that the service keeps.)"""
 
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
@@ -137,13 +150,14 @@ class ReportSessionsRequest(_message.Message):
         edge_id: _builtins.str = ...,
         full: _builtins.bool = ...,
         opened: _abc.Iterable[Global___Session] | None = ...,
-        closed: _abc.Iterable[_builtins.str] | None = ...,
+        closed: _abc.Iterable[Global___Session] | None = ...,
         changed: _abc.Iterable[Global___Session] | None = ...,
         activities: _abc.Iterable[Global___Activity] | None = ...,
+        seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "changed", b"changed", "closed", b"closed", "edge_id", b"edge_id", "full", b"full", "opened", b"opened", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activities", b"activities", "changed", b"changed", "closed", b"closed", "edge_id", b"edge_id", "full", b"full", "opened", b"opened", "request_id", b"request_id", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +273,7 @@ class Activity(_message.Message):
     AT_MS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     at_ms: _builtins.int
+    """Milliseconds since the epoch; what lies in the future counts as now."""
     def __init__(
         self,
         *,
@@ -281,7 +296,9 @@ class RecordActivityRequest(_message.Message):
     ACTIVITIES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     @_builtins.property
-    def activities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Activity]: ...
+    def activities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Activity]:
+        """At most 50,000."""
+
     def __init__(
         self,
         *,
@@ -318,7 +335,9 @@ class WatchPresenceRequest(_message.Message):
     WATCH_USER_IDS_FIELD_NUMBER: _builtins.int
     UNWATCH_USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def watch_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def watch_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A user that is watched already gets a snapshot again. Unwatches come first."""
+
     @_builtins.property
     def unwatch_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -340,16 +359,20 @@ class WatchPresenceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRESENCES_FIELD_NUMBER: _builtins.int
+    REPORT_NEEDED_FIELD_NUMBER: _builtins.int
+    report_needed: _builtins.bool
+    """The store has lost what it knew: report now, rather than at the next renewal."""
     @_builtins.property
     def presences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
     def __init__(
         self,
         *,
         presences: _abc.Iterable[Global___Presence] | None = ...,
+        report_needed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences", "report_needed", b"report_needed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,7 +65,9 @@ class PresenceServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ReportSessions(self, request, context):
-        """Renews the edge's lease and reports what changed since the last report. Idempotent.
+        """Renews the edge's lease and reports what changed since the last report. Idempotent: a repeated or late report
+        changes nothing (see `seq`). UNAVAILABLE means that some of it may have been taken: report the same changes again,
+        under the next seq.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,21 +75,21 @@ class PresenceServiceServicer:
 
     def ReleaseLease(self, request, context):
         """Gives the lease back, as a drained edge does: its users go offline only after the grace, unless another edge
-        reports them first.
+        reports them first. Final: nothing is taken under this edge_id any more. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPresence(self, request, context):
-        """The state of each user asked for, in that order.
+        """The state of each user asked for, in that order. UNKNOWN, and quickly so, while the store is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordActivity(self, request, context):
-        """Users did something (a batch, from chat): moves last_active_at forwards.
+        """Users did something (a batch, from chat): moves last_active_at forwards. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +97,8 @@ class PresenceServiceServicer:
 
     def WatchPresence(self, request_iterator, context):
         """Presence by interest: the users that an edge cares about go up; a snapshot for each, then coalesced changes,
-        come down.
+        come down. A change of last_active_at alone is not told. A stream that ends is opened again, at any replica, and
+        told all of one's interest again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

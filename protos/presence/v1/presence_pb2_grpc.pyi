@@ -6,6 +6,8 @@ The presence service: who is online, as leases that edges hold.
 An edge holds one lease; its sessions hang on it. A lease that is not renewed within its TTL takes its sessions with
 it. All of it may be lost (Redis holds nothing that cannot be): an edge whose lease is unknown reports everything
 again.
+
+Any replica answers any call. Who may call: edges, and chat and notify for GetPresence and RecordActivity.
 """
 
 from collections import abc as _abc
@@ -20,18 +22,22 @@ GRPC_VERSION: str
 class PresenceServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportSessions: _aio.UnaryUnaryMultiCallable[_presence_pb2.ReportSessionsRequest, _presence_pb2.ReportSessionsResponse]
-    """Renews the edge's lease and reports what changed since the last report. Idempotent."""
+    """Renews the edge's lease and reports what changed since the last report. Idempotent: a repeated or late report
+    changes nothing (see `seq`). UNAVAILABLE means that some of it may have been taken: report the same changes again,
+    under the next seq.
+    """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_presence_pb2.ReleaseLeaseRequest, _presence_pb2.ReleaseLeaseResponse]
     """Gives the lease back, as a drained edge does: its users go offline only after the grace, unless another edge
-    reports them first.
+    reports them first. Final: nothing is taken under this edge_id any more. Idempotent.
     """
     GetPresence: _aio.UnaryUnaryMultiCallable[_presence_pb2.GetPresenceRequest, _presence_pb2.GetPresenceResponse]
-    """The state of each user asked for, in that order."""
+    """The state of each user asked for, in that order. UNKNOWN, and quickly so, while the store is away."""
     RecordActivity: _aio.UnaryUnaryMultiCallable[_presence_pb2.RecordActivityRequest, _presence_pb2.RecordActivityResponse]
-    """Users did something (a batch, from chat): moves last_active_at forwards."""
+    """Users did something (a batch, from chat): moves last_active_at forwards. Idempotent."""
     WatchPresence: _aio.StreamStreamMultiCallable[_presence_pb2.WatchPresenceRequest, _presence_pb2.WatchPresenceResponse]
     """Presence by interest: the users that an edge cares about go up; a snapshot for each, then coalesced changes,
-    come down.
+    come down. A change of last_active_at alone is not told. A stream that ends is opened again, at any replica, and
+    told all of one's interest again.
     """
 
 class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -41,7 +47,10 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _presence_pb2.ReportSessionsRequest,
         context: _aio.ServicerContext[_presence_pb2.ReportSessionsRequest, _abc.Awaitable[_presence_pb2.ReportSessionsResponse]],
     ) -> _abc.Awaitable[_presence_pb2.ReportSessionsResponse]:
-        """Renews the edge's lease and reports what changed since the last report. Idempotent."""
+        """Renews the edge's lease and reports what changed since the last report. Idempotent: a repeated or late report
+        changes nothing (see `seq`). UNAVAILABLE means that some of it may have been taken: report the same changes again,
+        under the next seq.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseLease(
@@ -50,7 +59,7 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_presence_pb2.ReleaseLeaseRequest, _abc.Awaitable[_presence_pb2.ReleaseLeaseResponse]],
     ) -> _abc.Awaitable[_presence_pb2.ReleaseLeaseResponse]:
         """Gives the lease back, as a drained edge does: its users go offline only after the grace, unless another edge
-        reports them first.
+        reports them first. Final: nothing is taken under this edge_id any more. Idempotent.
         """
 
     @_abc_1.abstractmethod
@@ -59,7 +68,7 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _presence_pb2.GetPresenceRequest,
         context: _aio.ServicerContext[_presence_pb2.GetPresenceRequest, _abc.Awaitable[_presence_pb2.GetPresenceResponse]],
     ) -> _abc.Awaitable[_presence_pb2.GetPresenceResponse]:
-        """The state of each user asked for, in that order."""
+        """The state of each user asked for, in that order. UNKNOWN, and quickly so, while the store is away."""
 
     @_abc_1.abstractmethod
     def RecordActivity(
@@ -67,7 +76,7 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _presence_pb2.RecordActivityRequest,
         context: _aio.ServicerContext[_presence_pb2.RecordActivityRequest, _abc.Awaitable[_presence_pb2.RecordActivityResponse]],
     ) -> _abc.Awaitable[_presence_pb2.RecordActivityResponse]:
-        """Users did something (a batch, from chat): moves last_active_at forwards."""
+        """Users did something (a batch, from chat): moves last_active_at forwards. Idempotent."""
 
     @_abc_1.abstractmethod
     def WatchPresence(
@@ -76,7 +85,8 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_presence_pb2.WatchPresenceRequest], _abc.AsyncIterator[_presence_pb2.WatchPresenceResponse]],
     ) -> _abc.AsyncIterator[_presence_pb2.WatchPresenceResponse]:
         """Presence by interest: the users that an edge cares about go up; a snapshot for each, then coalesced changes,
-        come down.
+        come down. A change of last_active_at alone is not told. A stream that ends is opened again, at any replica, and
+        told all of one's interest again.
         """
 
 def add_PresenceServiceServicer_to_server(servicer: PresenceServiceServicer, server: _aio.Server) -> None: ...

@@ -148,7 +148,8 @@ class RedisPublisher:
         pause_s = self._send_not_before - asyncio.get_running_loop().time()
         if pause_s > 0:
             try:
-                await asyncio.wait_for(self._closing.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._closing.wait()
             except TimeoutError:
                 return
 

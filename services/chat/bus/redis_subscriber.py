@@ -21,6 +21,9 @@ _CONFIRM_S = 1.0
 # A PING would prove that the connection answers; only an event of one's own proves that it delivers.
 _PROBE_EVERY_S = 2.0
 _PROBE_ANSWER_S = 3.0
+# Probes sent within that time: the publishing connection may lose one, and a loop that was blocked finds its timers due
+# before it finds what it was sent.
+_PROBE_TRIES = 3
 # Channels in one command: some 50 KB, so that events come through between two of them.
 _MAX_CHANNELS = 1000
 # A report makes the listener check every topic. Each of many replicas may announce a loss after an outage.
@@ -134,9 +137,7 @@ class RedisSubscriber:
         """Returns when it hears, or after a second."""
         self._listener = listener
         self._task = asyncio.create_task(self._keep_listening(), name="bus subscriber")
-        try:
-            await asyncio.wait_for(self._settled.wait(), _CONFIRM_S)
-        except TimeoutError:
+        if not await _is_set_within(self._settled, _CONFIRM_S):
             self._has_missed = True
 
     async def close(self) -> None:
@@ -224,9 +225,12 @@ class RedisSubscriber:
                 raise TimeoutError("the broker did not confirm a subscription")
         while True:
             link.heard.clear()
-            self._probe(self._probe_channel)
-            async with asyncio.timeout(_PROBE_ANSWER_S):
-                await link.heard.wait()
+            for _ in range(_PROBE_TRIES):
+                self._probe(self._probe_channel)
+                if await _is_set_within(link.heard, _PROBE_ANSWER_S / _PROBE_TRIES):
+                    break
+            else:
+                raise TimeoutError("nothing is heard")
             await asyncio.sleep(_PROBE_EVERY_S)
 
     def _is_wanted(self, channel: bytes) -> bool:
@@ -276,6 +280,15 @@ class RedisSubscriber:
             tell(*arguments)
         except Exception:  # the edge of the listener: one bad event must not cost the connection
             _log.exception("bus_listener_failed")
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow a cancellation
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _log_lost(cause: BaseException, *, is_new: bool) -> None:

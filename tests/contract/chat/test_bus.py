@@ -187,6 +187,16 @@ async def test_unsubscribed_replica_hears_no_more(open_replica: Open) -> None:
     assert not two.heard()
 
 
+async def test_unsubscribed_replica_does_not_hear_what_was_under_way(open_replica: Open) -> None:
+    one, two = [await open_replica() for _ in range(2)]
+    await asyncio.gather(two.subscribe(), two.subscribe(OTHER))
+    one.publish(b"under way")
+    two.unsubscribe()
+    one.publish(b"last", OTHER)
+    await eventually(lambda: two.heard(OTHER))
+    assert not two.heard()
+
+
 async def test_subscribe_is_not_undone_by_an_earlier_unsubscribe(open_replica: Open) -> None:
     one, two = [await open_replica() for _ in range(2)]
     sent: list[bytes] = []

@@ -62,12 +62,12 @@ async def test_a_frozen_peer_is_noticed_long_before_the_deadline() -> None:
     assert after_s < 5
 
 
-async def test_a_peer_that_was_long_away_is_found_again_within_two_seconds() -> None:
+async def test_a_peer_that_was_long_away_is_found_again_as_soon_as_the_longest_pause_is_over() -> None:
     async with peer_process() as (_, port):
-        channel = open_channel(f"127.0.0.1:{port}")
+        channel = open_channel(f"127.0.0.1:{port}", max_backoff=timedelta(seconds=0.2))
         ask = method(channel, f"/{SERVICE}/UnaryUnary")
         assert await ask(b"hello", timeout=5) == b"hello"
-    away_until = time.monotonic() + 3.0  # long enough for the pauses between attempts to have grown
+    away_until = time.monotonic() + 3.0  # long enough for pauses without a bound to have grown past a second
     while time.monotonic() < away_until:
         code, _ = await failure_of(ask(b"hello", timeout=1), 5)
         assert code is grpc.StatusCode.UNAVAILABLE
@@ -79,7 +79,7 @@ async def test_a_peer_that_was_long_away_is_found_again_within_two_seconds() -> 
                 await ask(b"hello", timeout=1)
                 break
             except grpc.aio.AioRpcError:
-                assert time.monotonic() - back < 2.0
+                assert time.monotonic() - back < 1.0
                 await asyncio.sleep(0.02)
         await channel.close()
 

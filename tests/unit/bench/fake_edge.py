@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 
@@ -21,6 +21,7 @@ from bench.plan import Address
 from bench.wire import OP_CLOSE, OP_PING, OP_TEXT, upgrade_accept
 
 _MASK_BIT = 0x80
+_CLIENT_ID = b'"clientMessageId":"'
 _NAMED = re.compile(rb"^([^:\r\n]+):([^\r\n]*)$", re.MULTILINE)
 
 
@@ -54,7 +55,15 @@ class FakeEdge:
         self.unmasked = 0
         self.pongs = 0
         self.accepted = 0
+        self.keys: set[tuple[str, bytes]] = set()
         self._waiting: list[FakeConnection] = []
+
+    def conversation_of(self, head: bytes, request: dict[str, Any]) -> str:
+        """A pair has one direct conversation for ever; every request for a group makes another."""
+        creator = dict(_lower(head))[b"authorization"].decode().removeprefix("Bearer token-of-")
+        if request["type"] == "direct":
+            return f"d-{'-'.join(sorted((creator, *request['memberIds'])))}"
+        return f"g{next(self.ids):08d}"
 
     def will_flush(self, connection: "FakeConnection") -> None:
         if not self._waiting:
@@ -120,7 +129,7 @@ class FakeConnection(asyncio.Protocol):
         elif head.startswith(b"POST /api/v1/dev/token ") and not self._edge.faults.has_no_tokens:
             self._json(201, {"token": f"token-of-{json.loads(body)['userId']}"})
         elif head.startswith(b"POST /api/v1/conversations "):
-            self._json(201, {"conversationId": f"c{next(self._edge.ids):08d}"})
+            self._json(201, {"conversationId": self._edge.conversation_of(head, json.loads(body))})
         else:
             self._json(403, {"event": "error", "code": "FORBIDDEN", "message": "not here"})
 
@@ -181,7 +190,7 @@ class FakeConnection(asyncio.Protocol):
     def _send(self, headers: dict[bytes, bytes], body: bytes) -> None:
         edge, faults, number = self._edge, self._edge.faults, headers[b"receipt"]
         if number == faults.refuse_number:
-            self._refuse(number)
+            self._refuse(number, "UNAVAILABLE")
             return
         if number == faults.error_at_number:
             self.put(server_frame(b"ERROR\nmessage:no such thing\n\nit is not there\0"))
@@ -191,6 +200,12 @@ class FakeConnection(asyncio.Protocol):
             return
         at = body.index(b'":"') + 3
         name = body[at : body.index(b'"', at)].decode()
+        at = body.index(_CLIENT_ID) + len(_CLIENT_ID)
+        key = (name, body[at : body.index(b'"', at)])
+        if key in edge.keys:
+            self._refuse(number, "CONFLICT")
+            return
+        edge.keys.add(key)
         edge.heads[name] += 1
         edge.accepted += 1
         seq = edge.heads[name]
@@ -220,8 +235,8 @@ class FakeConnection(asyncio.Protocol):
         frame = server_fragments(payload) if faults.is_fragmented else server_frame(payload)
         return [frame, frame] if seq == faults.repeat_seq else [frame]
 
-    def _refuse(self, number: bytes) -> None:
-        body = b'{"event":"error","code":"UNAVAILABLE","retryAfterMs":10,"receiptId":"%b"}' % number
+    def _refuse(self, number: bytes, code: str) -> None:
+        body = b'{"event":"error","code":"%b","retryAfterMs":10,"receiptId":"%b"}' % (code.encode(), number)
         self.put(server_frame(b"MESSAGE\nsubscription:errors\nmessage-id:e\n\n" + body + b"\0"))
 
 

@@ -50,6 +50,10 @@ def test_a_generator_at_its_limit_and_a_noisy_machine_are_pointed_out() -> None:
     assert "other processes used" in as_text(_report(_result(machine_busy_s=1000.0)))
 
 
+def test_a_limit_that_was_met_is_explained() -> None:
+    assert "PARLEY_EDGE_SENDS_PER_SECOND" in as_text(_report(_result(refusals={"RATE_LIMITED": 5})))
+
+
 def test_fan_out_is_counted_per_delivery() -> None:
     text = as_text(_report(_result(deliveries=800_000)))
     assert "delivery" in text

@@ -158,6 +158,16 @@ async def test_losing_all_the_time_is_announced_now_and_then(broker: Broker, mon
     await publisher.close()
 
 
+async def test_broker_that_is_away_is_not_asked_for_each_event(broker: Broker, publisher: RedisPublisher) -> None:
+    broker.is_away = True
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 0.6
+    while loop.time() < until:
+        publisher.publish(TOPIC, b"")
+        await asyncio.sleep(0.001)
+    assert 1 <= broker.connections < 50
+
+
 async def test_failed_batch_is_counted_once_and_the_rest_goes_on(broker: Broker, publisher: RedisPublisher) -> None:
     broker.answers_publish = False
     publisher.publish(TOPIC, b"unanswered")
@@ -217,6 +227,19 @@ async def test_connection_that_does_not_deliver_is_replaced(
     broker.answers_publish = True
     await eventually(lambda: listener.deaf)
     assert subscriber.is_connected
+
+
+async def test_one_lost_probe_costs_no_connection(
+    broker: Broker, subscriber: RedisSubscriber, probes: deque[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_subscriber, "_PROBE_ANSWER_S", 0.6)
+    broker.answers_publish = False
+    await subscriber.start(Listener())
+    await eventually(lambda: probes)
+    broker.answers_publish = True
+    await eventually(lambda: len(probes) == 2)
+    await asyncio.sleep(0.7)
+    assert broker.connections == 1
 
 
 async def test_connection_that_does_not_confirm_is_replaced(
@@ -324,6 +347,23 @@ async def test_one_caller_that_goes_away_does_not_take_the_others_along(
     assert not callers[1].done()
     broker.confirm(b"SUBSCRIBE", TOPIC)
     await asyncio.gather(*callers[1:])
+
+
+async def test_closing_at_any_moment_is_quick(broker: Broker) -> None:
+    def probe(channel: bytes) -> None:
+        broker.say(channel, TAG)
+
+    loop = asyncio.get_running_loop()
+    for moment in range(30):
+        subscriber = RedisSubscriber(broker.connect, Channels(0), tag=TAG, probe=probe)
+        starting = asyncio.create_task(subscriber.start(Listener()))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        began = loop.time()
+        await subscriber.close()
+        assert loop.time() - began < 1, moment
+        starting.cancel()
+        await asyncio.wait((starting,))
 
 
 async def test_announcements_of_many_replicas_make_few_reports(

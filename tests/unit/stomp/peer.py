@@ -39,6 +39,7 @@ def read_server_frame(data: bytes, version: Version) -> ServerFrame:
     for line in lines:
         name, colon, value = line.partition(":")
         assert colon, line
+        assert rules is Version.V1_0 or ":" not in value, "a colon in a value is escaped from 1.1 on"
         headers.append((unescape(name, rules), unescape(value, rules)))
     length = dict(headers).get("content-length")
     size = rest.index(b"\0") if length is None else int(length)
