@@ -14,6 +14,7 @@ from edge.origins import Origins
 from edge.outbox import Transport
 from edge.session import Session
 from services.runtime.clock import Clock
+from services.runtime.log import logger
 from services.runtime.metrics import Metrics
 from services.runtime.tasks import Tasks
 
@@ -25,6 +26,8 @@ _TICK_S = 1.0
 _MAX_REASON_BYTES = 123
 # Sessions looked at before other work gets its turn.
 _TURN_SESSIONS = 500
+
+_log = logger(__name__)
 
 
 def frame_header(length: int) -> bytes:
@@ -64,7 +67,10 @@ class WebSocketTransport(Transport):
             self._tasks.spawn(self._close(code, message), "close websocket")
 
     async def _close(self, code: int, message: bytes) -> None:
-        await self._socket.close(code=code, message=message, drain=False)
+        try:
+            await self._socket.close(code=code, message=message, drain=False)
+        except OSError as error:  # gone in the middle of saying goodbye
+            _log.debug("close_failed", error=type(error).__name__)
         if self._transport.get_write_buffer_size():
             self._transport.abort()  # it did not take what it was told in time: nothing is left to wait for
 

@@ -296,7 +296,7 @@ class ChatClient:
     def _sends_failed(self, batch: Sequence[Outgoing], error: Exception) -> None:
         _log.error("send_batch_failed", messages=len(batch), exc_info=error)
         for outgoing in batch:
-            outgoing.done(Internal())
+            outgoing.done(error if isinstance(error, ServiceError) else Internal())
 
     async def _flush_marks(self, batch: list[_Mark]) -> None:
         routed: defaultdict[Replica, list[_Mark]] = defaultdict(list)
@@ -329,7 +329,7 @@ class ChatClient:
     def _marks_failed(self, marks: Sequence[_Mark], error: Exception) -> None:
         _log.error("mark_batch_failed", marks=len(marks), exc_info=error)
         for mark in marks:
-            mark.done(Internal())
+            mark.done(error if isinstance(error, ServiceError) else Internal())
 
 
 class _NotYet(Exception):

@@ -80,10 +80,10 @@ def decode_query(query: MultiMapping[str], shape: type[T]) -> T:
 
 def _explain(message: str, shape: type[msgspec.Struct]) -> str:
     """msgspec's message in words for clients: the field first, then what was expected."""
-    text, _, place = message.rpartition(_AT)
+    text, at, place = message.rpartition(_AT)
+    if not at:
+        text, place = message, ""
     path = place.rstrip("`").lstrip(".")
-    if not text:
-        text = message
     if text.startswith(_MISSING):
         name = text.removeprefix(_MISSING).rstrip("`")
         return f"{path}.{name}: is missing" if path else f"{name}: is missing"

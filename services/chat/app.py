@@ -77,9 +77,9 @@ async def build(process: Process, settings: ChatSettings) -> GrpcServer:
 
     process.add(store, "chat_store")
     process.add(_StartBus(bus, topics), "chat_bus")
-    process.on_stop(topics.close, "chat_topics")
+    process.add(topics, "chat_topics")
     process.add(followup, "chat_followup")
     process.on_stop(receipts.close, "chat_receipts")
     process.on_stop(messages.close, "chat_messages")
-    process.add(server, "chat_server")
+    process.add_server(server, "chat_server")
     return server

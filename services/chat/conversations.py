@@ -10,6 +10,7 @@ from services.chat.events import MemberRemoved
 from services.chat.members import Members
 from services.chat.model import (
     MAX_PAGE,
+    MAX_SEQ,
     Conversation,
     ConversationId,
     ConversationType,
@@ -90,7 +91,7 @@ class ConversationService:
         if membership is None:
             raise NotAMember
         conversation = await self._get(conversation_id)
-        latest = await self._store.read_before(conversation_id, Seq(1 << 33), limit=1)
+        latest = await self._store.read_before(conversation_id, MAX_SEQ, limit=1)
         return ConversationView(
             conversation=conversation,
             head_seq=latest[-1].seq if latest else Seq(0),
@@ -132,7 +133,7 @@ class ConversationService:
             if before is not None:
                 messages = [message for message in messages if message.seq < before]
         else:
-            messages = await self._store.read_before(conversation_id, before or Seq(1 << 33), limit=limit)
+            messages = await self._store.read_before(conversation_id, before or MAX_SEQ, limit=limit)
         head = await self._store.find_head(conversation_id)
         return Page(messages, head, *_lowest(others))
 

@@ -46,6 +46,8 @@ _MAX_EARLY = 512
 _RETRY_S = (0.05, 2.0)
 # Heads checked in one query after the bus was deaf.
 _CHECK_CHUNK = 500
+# How long a message may stay unseen whose writer died before telling anybody, if nobody writes after it.
+_CHECK_EVERY_S = 5.0
 
 _log = logger(__name__)
 
@@ -119,11 +121,24 @@ class Topics:
         self._decode = decode
         self._topics: dict[ConversationId, _Topic] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._checking: asyncio.Task[None] | None = None
         self._gaps = metrics.counter("chat_topic_gaps", "Times that a topic had to read a gap from the log.")
         self._replayed = metrics.counter(
             "chat_replayed_messages", "Messages replayed to resuming watches.", labels=("source",)
         )
         metrics.gauge("chat_topics", "Topics watched on this replica.").set_function(lambda: len(self._topics))
+
+    async def start(self) -> None:
+        self._checking = asyncio.create_task(self._check_for_ever())
+
+    async def stop(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait((self._checking,))
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     # ---- What edges ask.
 
@@ -202,12 +217,6 @@ class Topics:
     def bus_was_deaf(self) -> None:
         self._members.forget_all()
         self._spawn(self._check_heads(list(self._topics.values())))
-
-    async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
     # ---- Passing on.
 
@@ -326,6 +335,12 @@ class Topics:
                     return
         finally:
             topic.filling = None
+
+    async def _check_for_ever(self) -> None:
+        """A replica that died between its commit and its hint leaves no other trace than the log."""
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            await self._check_heads(list(self._topics.values()))
 
     async def _check_heads(self, topics: Sequence[_Topic]) -> None:
         for start in range(0, len(topics), _CHECK_CHUNK):

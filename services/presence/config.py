@@ -22,7 +22,9 @@ class PresenceSettings(Settings):
         description="what every key and channel in Redis begins with; installations that share one need their own",
     )
     lease_ttl_s: float = Field(
-        default=15.0, gt=0, description="an edge that has not renewed for this long is dead; edges renew three times in it"
+        default=15.0,
+        gt=0,
+        description="an edge that has not renewed for this long is dead; edges renew three times in it",
     )
     grace_s: float = Field(
         default=5.0, ge=0, description="how long a user without a session is still shown: long enough to reconnect"
@@ -34,7 +36,10 @@ class PresenceSettings(Settings):
         "not under lease_ttl_s, unless edges and presence start and end together",
     )
     tick_s: float = Field(
-        default=0.5, gt=0, le=5, description="how often dead edges and ended graces are looked for, and the store probed"
+        default=0.5,
+        gt=0,
+        le=5,
+        description="how often dead edges and ended graces are looked for, and the store probed",
     )
     coalesce_ms: int = Field(
         default=250, ge=0, description="the shortest time between two updates of one user to one watching edge"

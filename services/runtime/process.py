@@ -96,6 +96,15 @@ class Process:
         """A gRPC server: when its turn comes, running calls get what is left of the drain time."""
         self._parts.append(_Part(name, _Server(server, self.drain_left_s)))
 
+    def add_tasks(self, name: str) -> Tasks:
+        """Background tasks that are stopped in their turn (`self.tasks` end last, when everything is closed).
+
+        One that dies ends the process, as with `self.tasks`.
+        """
+        group = Tasks(parent=self.tasks)
+        self.on_stop(group.stop, name)
+        return group
+
     def drain_left_s(self) -> float:
         """What is left of `drain_s`; all of it until the process begins to leave."""
         if self._drain_ends is None:
@@ -181,6 +190,7 @@ class Process:
                 part.live = False
                 await self._stop(part.name, part.component.stop)
         await self._stop("tasks", self.tasks.stop)
+        self._broken = self._broken or self.tasks.failed.is_set()
         await self._sweep()
 
     async def _stop(self, name: str, stop: Callable[[], Awaitable[object]]) -> None:

@@ -13,11 +13,13 @@ class Tasks:
     """A set of running tasks. One that ends by itself is done; one that raises is logged and is the
     `failure`.
 
-    Whoever owns the set waits for `failed` (a `Process` does, and ends) and calls `stop`.
+    Whoever owns the set waits for `failed` (a `Process` does, and ends) and calls `stop`. A failure is also that
+    of the `parent`, so that one waiter hears of all.
     """
 
-    def __init__(self, *, logger: FilteringBoundLogger | None = None) -> None:
+    def __init__(self, *, parent: "Tasks | None" = None, logger: FilteringBoundLogger | None = None) -> None:
         self._log = logger or runtime_log.logger(__name__)
+        self._parent = parent
         self._running: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.failed = asyncio.Event()
@@ -58,6 +60,11 @@ class Tasks:
         if error is None:
             return
         self._log.error("task_failed", task=task.get_name(), exc_info=error)
+        self._note(error)
+
+    def _note(self, error: BaseException) -> None:
         if self.failure is None:
             self.failure = error
         self.failed.set()
+        if self._parent is not None:
+            self._parent._note(error)

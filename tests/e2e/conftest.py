@@ -7,11 +7,19 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.deployments import DRAIN_S, QUICK_HEARTBEATS, ROOMY_LIMITS, Deployment, Embedded, FullStack
+from tests.e2e.deployments import (
+    DRAIN_S,
+    QUICK_CONNECT_LIMIT,
+    QUICK_HEARTBEATS,
+    ROOMY_LIMITS,
+    Deployment,
+    Embedded,
+    FullStack,
+)
 from tests.e2e.world import World
 
 _RUNTIME = {"PARLEY_RUNTIME_DRAIN_S": f"{DRAIN_S:g}"}
-_EDGE = {**ROOMY_LIMITS, **QUICK_HEARTBEATS, **_RUNTIME}
+_EDGE = {**ROOMY_LIMITS, **QUICK_HEARTBEATS, **QUICK_CONNECT_LIMIT, **_RUNTIME}
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,10 @@ ROOMY_LIMITS = {
 QUICK_HEARTBEATS = {"PARLEY_EDGE_HEART_BEAT_MS": "1000"}
 """The default is 10 s, and a test of heart-beats has to sit through several of them."""
 
+CONNECT_LIMIT_S = 4.0
+QUICK_CONNECT_LIMIT = {"PARLEY_EDGE_CONNECT_TIMEOUT_S": f"{CONNECT_LIMIT_S:g}"}
+"""The default is 10 s."""
+
 DRAIN_S = 10.0
 """A time to leave that a test can sit through (the default is 25 s)."""
 

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.e2e.bare import BINARY, CLOSE, PING, PONG, TEXT, BareConnection, frame_bytes
+from tests.e2e.deployments import CONNECT_LIMIT_S
 from tests.e2e.frames import Frame, a, an_event, encode
 from tests.e2e.raw import RawClient
 from tests.e2e.waiting import eventually
@@ -21,6 +22,7 @@ from tests.e2e.world import ERRORS, Connection, World, send_frame, topic
 
 PROTOCOL_ERROR, BAD_DATA, POLICY, TOO_LARGE = 1002, 1007, 1008, 1009
 FRAME_LIMIT = 64 * 1024
+DRIP_S = 0.2
 MARK = "mark-of-a-body-that-no-log-may-hold"
 
 
@@ -148,29 +150,34 @@ async def test_handshake_with_a_header_line_of_16_kib_is_refused(bare: BareConne
 async def _in_pieces(bare: BareConnection, data: bytes, size: int) -> None:
     for start in range(0, len(data), size):
         await bare.write(data[start : start + size])
+        await asyncio.sleep(0)  # so that an answer in the middle of it is read
 
 
-@pytest.mark.timeout(60)
-async def test_open_connections_without_a_connect_are_closed_at_the_limit(
-    world: World, closing: AsyncExitStack
-) -> None:
+async def test_sockets_without_a_whole_connect_are_closed_at_the_limit(world: World) -> None:
     begun = time.monotonic()
-    silent = await world.socket()
-    half = await world.socket()
+    silent, half, beating = [await world.socket() for _ in range(3)]
     await half.write(b"CONNECT\naccept-version:1.2\n")
-    beating = await world.socket()
     await beating.write(b"\n")
-    nothing = await BareConnection.open(world.edge())
-    slow = await BareConnection.open(world.edge())
-    for connection in (nothing, slow):
-        closing.push_async_callback(connection.close)
-    await slow.write(slow.request()[:30])
     for client in (silent, half, beating):
-        await client.closed(timeout_s=20)
-    assert time.monotonic() - begun < 15
-    await nothing.ended(timeout_s=20)
-    await slow.ended(timeout_s=20)
-    assert time.monotonic() - begun < 20
+        assert await client.closed(timeout_s=CONNECT_LIMIT_S + 5) == POLICY
+    assert CONNECT_LIMIT_S - 1 < time.monotonic() - begun < CONNECT_LIMIT_S + 5
+
+
+@pytest.mark.parametrize("said", [0, 30], ids=["nothing", "half a request"])
+async def test_connection_without_a_whole_request_is_closed_at_the_limit(bare: BareConnection, said: int) -> None:
+    await bare.write(bare.request()[:said])
+    await bare.ended(timeout_s=CONNECT_LIMIT_S + 5)
+
+
+async def test_request_that_comes_one_byte_at_a_time_is_closed_at_the_limit(bare: BareConnection) -> None:
+    async def drip() -> None:
+        for byte in bare.request():
+            await bare.write(bytes([byte]))
+            await asyncio.sleep(DRIP_S)  # the point of the case
+
+    dripping = asyncio.create_task(drip())
+    await bare.ended(timeout_s=CONNECT_LIMIT_S + 5)
+    dripping.cancel()
 
 
 # ---- WebSocket frames

@@ -77,10 +77,10 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A user as loaded. `token` is the store's, and makes the commit fail when somebody was faster."""
+    """A user as loaded. `token` is the store's own; by it a commit finds out that somebody was faster."""
 
     state: UserState
-    token: bytes | None
+    token: object
     last_active_ms: int
 
 

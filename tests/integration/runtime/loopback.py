@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from services.runtime import errors, log
@@ -91,6 +92,16 @@ def method(channel: grpc.aio.Channel, name: str) -> Any:
     return channel.unary_unary(name)
 
 
+def stream(channel: grpc.aio.Channel, name: str) -> Any:
+    """A method with one request and many answers, over bytes."""
+    return channel.unary_stream(name)
+
+
+def health(channel: grpc.aio.Channel) -> Any:
+    """The health stub (its type stubs list no methods)."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
 class Loopback:
     """The service, its server and a channel to it."""
 
@@ -100,7 +111,7 @@ class Loopback:
         self.channel = channel
         self.metrics = metrics
         self.unary_unary = method(channel, f"/{SERVICE}/UnaryUnary")
-        self.unary_stream: Any = channel.unary_stream(f"/{SERVICE}/UnaryStream")
+        self.unary_stream = stream(channel, f"/{SERVICE}/UnaryStream")
         self.stream_unary: Any = channel.stream_unary(f"/{SERVICE}/StreamUnary")
         self.stream_stream: Any = channel.stream_stream(f"/{SERVICE}/StreamStream")
         self.writes_itself: Any = channel.unary_stream(f"/{SERVICE}/WritesItself")

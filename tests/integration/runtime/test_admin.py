@@ -74,7 +74,7 @@ async def test_a_blocked_event_loop_shows_as_lag() -> None:
     await asyncio.sleep(0.01)
     time.sleep(0.4)  # noqa: ASYNC251 - the blockage itself
     async with asyncio.timeout(5):
-        while not registry.get_sample_value("parley_loop_lag_seconds_count"):  # noqa: ASYNC110
+        while not registry.get_sample_value("parley_loop_lag_seconds_count"):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
     await lag.stop()
     worst = registry.get_sample_value("parley_loop_lag_seconds_sum")

@@ -9,14 +9,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 import grpc
 
 from services.runtime.channel import open_channel, outgoing_metadata
 from services.runtime.log import correlation_id
 from services.runtime.wire import Keepalive
-from tests.integration.runtime.loopback import SERVICE, method
+from tests.integration.runtime.loopback import SERVICE, method, stream
 
 PEER = "tests.integration.runtime.peer"
 
@@ -52,7 +51,7 @@ async def test_a_frozen_peer_is_noticed_long_before_the_deadline() -> None:
     keepalive = Keepalive(silence=timedelta(milliseconds=300), timeout=timedelta(milliseconds=500))
     async with peer_process() as (process, port):
         channel = open_channel(f"127.0.0.1:{port}", keepalive=keepalive)
-        call: Any = channel.unary_stream(f"/{SERVICE}/UnaryStream")(b"wait", timeout=60)  # type: ignore[arg-type]
+        call = stream(channel, f"/{SERVICE}/UnaryStream")(b"wait", timeout=60)
         assert await call.read() == b"first"
         os.kill(process.pid, signal.SIGSTOP)
         code, after_s = await failure_of(call.read(), 20)

@@ -11,7 +11,7 @@ import aiohttp
 import grpc
 import pytest
 
-from tests.integration.runtime.loopback import SERVICE
+from tests.integration.runtime.loopback import SERVICE, stream
 
 PROGRAM = "tests.integration.runtime.sample_process"
 
@@ -94,7 +94,7 @@ async def test_a_signal_under_a_running_call_cuts_it_after_the_drain_time_withou
     port = (await sample.line("grpc_server_started"))["port"]
     await sample.line("process_ready")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: Any = channel.unary_stream(f"/{SERVICE}/UnaryStream")(b"wait", timeout=30)  # type: ignore[arg-type]
+        call = stream(channel, f"/{SERVICE}/UnaryStream")(b"wait", timeout=30)
         assert await call.read() == b"first"
         ended = await sample.end(signal.SIGTERM)
         with pytest.raises(grpc.aio.AioRpcError):

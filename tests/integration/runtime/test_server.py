@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -16,7 +16,7 @@ from services.runtime.config import RuntimeSettings
 from services.runtime.errors import from_rpc_error
 from services.runtime.metrics import Metrics
 from services.runtime.server import GrpcServer
-from tests.integration.runtime.loopback import SERVICE, Loopback, ShelfEmpty, loopback, method
+from tests.integration.runtime.loopback import SERVICE, Loopback, ShelfEmpty, health, loopback, method
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream", "writes_itself")
 METHODS = dict(zip(KINDS, ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "WritesItself"), strict=True))
@@ -168,22 +168,22 @@ async def test_services_cannot_be_added_after_the_start(peer: Loopback) -> None:
 
 
 async def test_each_service_and_the_server_are_healthy_and_need_no_deadline(peer: Loopback) -> None:
-    stub = health_pb2_grpc.HealthStub(peer.channel)
+    stub = health(peer.channel)
     for service in ("", SERVICE):
-        answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))  # type: ignore[attr-defined]
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
         assert answer.status == Serving.SERVING
 
 
 async def test_the_health_of_an_unknown_service_is_not_found(peer: Loopback) -> None:
-    stub = health_pb2_grpc.HealthStub(peer.channel)
+    stub = health(peer.channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Check(health_pb2.HealthCheckRequest(service="other"))  # type: ignore[attr-defined]
+        await stub.Check(health_pb2.HealthCheckRequest(service="other"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_draining_tells_watchers_lets_running_calls_end_and_takes_no_new_ones(peer: Loopback) -> None:
-    stub = health_pb2_grpc.HealthStub(peer.channel)
-    watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))  # type: ignore[attr-defined]
+    stub = health(peer.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
     assert (await watch.read()).status == Serving.SERVING
     running = asyncio.ensure_future(peer.ask(b"wait", "unary_unary"))
     await asyncio.wait_for(peer.sample.running.wait(), 5)
@@ -204,8 +204,8 @@ async def test_draining_tells_watchers_lets_running_calls_end_and_takes_no_new_o
 async def test_calls_still_work_during_the_notice(peer: Loopback) -> None:
     draining = asyncio.ensure_future(peer.server.drain(grace_s=1, notice_s=0.3))
     await asyncio.wait_for(peer.server.draining.wait(), 5)
-    stub = health_pb2_grpc.HealthStub(peer.channel)
-    answer = await stub.Check(health_pb2.HealthCheckRequest(service=""))  # type: ignore[attr-defined]
+    stub = health(peer.channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=""))
     assert answer.status == Serving.NOT_SERVING
     assert await peer.ask(b"hello", "unary_unary") == [b"hello"]
     await draining

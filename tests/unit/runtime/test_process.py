@@ -189,6 +189,56 @@ async def test_background_tasks_outlive_the_components_and_are_then_stopped() ->
     assert bench.seen == ["server started", "server stopped", "pump ended"]
 
 
+async def test_a_group_of_tasks_is_stopped_in_its_turn() -> None:
+    bench = Bench()
+
+    async def pump() -> None:
+        try:
+            await hang()
+        finally:
+            bench.seen.append("pump ended")
+
+    async def spawn() -> None:
+        pumps.spawn(pump(), "pump")
+        await asyncio.sleep(0)
+
+    bench.part("store")
+    pumps = bench.process.add_tasks("pumps")
+    bench.part("server", on_start=spawn)
+    assert await bench.run() == 0
+    assert bench.seen[2:] == ["server stopped", "pump ended", "store stopped"]
+
+
+async def test_a_task_of_a_group_that_dies_ends_the_process_with_an_error() -> None:
+    bench = Bench()
+    pumps = bench.process.add_tasks("pumps")
+
+    async def spawn() -> None:
+        pumps.spawn(fail(), "pump")
+
+    bench.part("server", on_start=spawn)
+    assert await bench.run(leave=False) == 1
+    assert bench.logged("process_failed")
+
+
+async def test_a_task_that_dies_while_the_process_leaves_is_an_error() -> None:
+    bench = Bench()
+
+    async def trip() -> None:
+        try:
+            await hang()
+        finally:
+            raise ValueError("on the way out")
+
+    async def spawn() -> None:
+        bench.process.tasks.spawn(trip(), "clumsy")
+        await asyncio.sleep(0)
+
+    bench.part("server", on_start=spawn)
+    assert await bench.run() == 1
+    assert bench.event("task_failed")["task"] == "clumsy"
+
+
 async def test_a_stop_that_hangs_is_cut_and_does_not_keep_the_others_from_stopping() -> None:
     bench = Bench(drain_s=0.0)
     bench.part("store")

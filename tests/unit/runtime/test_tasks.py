@@ -62,6 +62,16 @@ async def test_a_task_that_dies_while_it_is_stopped_is_heard() -> None:
     assert [line["event"] for line in lines] == ["task_failed"]
 
 
+async def test_a_failure_is_also_that_of_the_parent() -> None:
+    async def die() -> None:
+        raise KeyError("gone")
+
+    parent = Tasks()
+    Tasks(parent=parent).spawn(die(), "fragile")
+    await asyncio.wait_for(parent.failed.wait(), 1)
+    assert isinstance(parent.failure, KeyError)
+
+
 async def test_nothing_starts_after_the_stop() -> None:
     tasks = Tasks()
     await tasks.stop()

@@ -52,11 +52,11 @@ _PAUSE_S: Final = 0.1
 _CLOSE_S: Final = 2.0
 
 _DEFAULT_DATABASE: Final = "parley"
-# Motor has five threads for each core; commits and reads together seldom need more. Cold, the first 64 inserts had a
-# p99 of 400 to 800 ms, hence connections that are made at start and several that may be made at once.
-_MIN_POOL: Final = 4
+# Motor has five threads for each core, and so as many operations at a time. Cold, the first 64 inserts had a p99 of 400
+# to 800 ms: so connections are made at start, by using them (they are kept), and several may be made at once. Not by
+# minPoolSize: the driver then connects in the background too, and a close in the middle of that leaks the socket.
+_WARM: Final = 8
 _DEFAULTS: Final[Mapping[str, object]] = {
-    "minPoolSize": _MIN_POOL,
     "maxPoolSize": 32,
     "maxConnecting": 4,
     "waitQueueTimeoutMS": int(OPERATION_TIMEOUT.total_seconds() * 1000),
@@ -172,7 +172,7 @@ class MongoConnection:
             read_concern=ReadConcern("majority"),
             write_concern=WriteConcern(w="majority", j=True),
         )
-        await asyncio.gather(*(self._database.command("ping") for _ in range(_MIN_POOL)))
+        await asyncio.gather(*(self._database.command("ping") for _ in range(_WARM)))
 
     async def _hello(self, client: AsyncMongoClient[Document]) -> Document:
         """In short attempts, so that what can be refused is refused early."""
