@@ -7,7 +7,7 @@ EDGES ?= 1
 CHATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run protos format static lint test check run stack stack-down stack-status bench clean
+.PHONY: help setup setup-run protos settings format static lint test check run stack stack-down stack-status bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,8 @@ static: setup-run ## format, lint, types, import contracts, protos, drift of gen
 	@.venv/bin/buf lint
 	@$(PY) -m scripts.protos --breaking
 	@$(PY) -m scripts.protos --check
+	@echo "static: settings reference"
+	@$(PY) -m scripts.settings --check
 
 lint: static
 
@@ -59,7 +61,10 @@ format: setup-run ## format the code and sort its imports
 protos: setup-run ## generate the Python of protos/ beside its sources
 	@$(PY) -m scripts.protos
 
-bench: setup ## the load generator
+settings: setup-run ## write docs/settings.md from the code
+	@$(PY) -m scripts.settings
+
+bench: setup ## load the stack and measure it: messages/s, latency, CPU per message, beside MongoDB alone
 	@$(PY) -m bench $(ARGS)
 
 clean: ## stop the stack and remove what tools left; keeps .venv

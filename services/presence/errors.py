@@ -17,3 +17,9 @@ class Contended(Aborted):
     """Others kept changing the same users; a part may have been taken. Report the same again."""
 
     template = "the same users were changed by others: report again"
+
+
+class Superseded(Aborted):
+    """A later report of this edge has been taken, or this one came too late: what was left of it takes no effect."""
+
+    template = "too late: report again, under a later seq"

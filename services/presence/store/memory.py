@@ -1,7 +1,7 @@
 """The store of replicas that live in one process: the embedded default, and what tests use.
 
-All stores of one name share their data, and lose it with the last of them. It decides by `machine`, as Redis does by its
-scripts. One event loop: it is not for threads.
+All stores of one name share their data, and lose it with the last of them. It decides by `machine`, as Redis does by
+its scripts. One event loop: it is not for threads.
 """
 
 import asyncio
@@ -196,11 +196,9 @@ class MemoryPresenceStore:
             self._listener.presence_changed(presences)
 
     def _forget_old(self, now_ms: int) -> None:
-        ended = [
-            edge for edge, (_, until_ms) in self._data.fences.items() if until_ms is not None and until_ms < now_ms
-        ]
-        for edge_id in ended:
-            del self._data.fences[edge_id]
+        for edge_id, (_, until_ms) in list(self._data.fences.items()):
+            if until_ms is not None and until_ms < now_ms:
+                del self._data.fences[edge_id]
         while self._data.activity:
             oldest = next(iter(self._data.activity))
             if self._data.activity[oldest][1] > now_ms:

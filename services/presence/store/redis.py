@@ -111,6 +111,9 @@ class RedisPresenceStore:
             (secrets.token_hex(8), self._settle_ms, self._gap_ms, self._ttl_ms, self._claim_ms, keys.lease_prefix),
         )
         (answer,) = await self._run("tick", [command], even_if_away=True)
+        if self._is_away:
+            self._is_away = False
+            _log.info("presence_store_back")
         now, era, claimed, *leases = cast(list[Any], answer)
         name, _, settles = era.decode().partition(":")
         return Tick(
@@ -233,7 +236,7 @@ class RedisPresenceStore:
         return connection
 
     async def _probe(self, channel: str) -> None:
-        await self._run("probe", [("PUBLISH", channel, b"")])
+        await self._run("probe", [("PUBLISH", channel, b"")], even_if_away=True)
 
     def _hear(self, payload: bytes) -> None:
         if self._listener is None:
@@ -263,9 +266,6 @@ class RedisPresenceStore:
                 _log.warning("presence_store_away", operation=operation, error=repr(error))
             self._is_away = True
             raise StoreUnavailable(retry_after_ms=_RETRY_AFTER_MS) from error
-        if self._is_away and even_if_away:
-            self._is_away = False
-            _log.info("presence_store_back")
         return answers
 
     async def _ask(self, operation: str, commands: Sequence[Command]) -> list[object]:

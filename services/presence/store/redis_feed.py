@@ -1,7 +1,7 @@
 """Hearing what was announced: one subscribed connection, and noticing that it is deaf.
 
-A connection that ends, or on which this replica does not hear its own probes (PING would prove only that it answers), is
-replaced. Whenever all channels are confirmed on a new one, whoever listens is told that changes may have been missed.
+A connection that ends, or on which this replica does not hear its own probes (PING would prove only that it answers),
+is replaced. Whenever all channels are confirmed on a new one, whoever listens is told that changes may have been missed.
 Knows the broker's protocol and not its library, which only `redis` does.
 """
 
@@ -61,18 +61,20 @@ class RedisFeed:
         self._missed = missed
         self._probed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_listening(), name="presence feed")
 
     async def close(self) -> None:
+        self._is_closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def _keep_listening(self) -> None:
         pause_s = 0.05
-        while True:
+        while not self._is_closing:  # a task group that fails loses the cancellation
             began = asyncio.get_running_loop().time()
             try:
                 await self._listen()

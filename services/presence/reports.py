@@ -1,0 +1,114 @@
+"""What edges report: their sessions, under a lease each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.presence.errors import Superseded
+from services.presence.machine import FINAL_SEQ, Closed, EdgeGone, Event, Listed, Put, Verdict
+from services.presence.model import EdgeId, Seq, Session, SessionId, Status, UserId
+from services.presence.store import Lease, Origin, PresenceStore
+from services.presence.updates import Updates
+from services.runtime.log import logger
+from services.runtime.metrics import SIZE_BUCKETS, Metrics
+
+_log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`put`: opened, or changed. With `is_full` they are all that the edge has."""
+
+    edge_id: EdgeId
+    seq: Seq
+    is_full: bool
+    put: Sequence[Session]
+    closed: Sequence[Session]
+    activities: Mapping[UserId, int]
+
+
+class Reports:
+    def __init__(self, store: PresenceStore, updates: Updates, metrics: Metrics) -> None:
+        self._store = store
+        self._updates = updates
+        self._reports = metrics.counter("presence_reports", "Reports of edges.", labels=("kind", "outcome"))
+        self._sizes = metrics.histogram("presence_report_sessions", "Sessions in one report.", buckets=SIZE_BUCKETS)
+        self._cleared = metrics.counter("presence_leases_ended", "Leases whose users were cleared.", labels=("why",))
+
+    async def take(self, report: Report) -> bool:
+        """Takes a report; False: the lease is not known, nothing was taken, a full report is needed.
+
+        Raises:
+            Superseded: a later report was taken; or this one came too late.
+            StoreUnavailable, Contended: some of it may have been taken.
+        """
+        kind = "full" if report.is_full else "changes" if report.put or report.closed else "renewal"
+        outcome = "failed"
+        try:
+            is_taken = await self._take(report)
+            outcome = "taken" if is_taken else "needs_full"
+        except Superseded:
+            outcome = "superseded"
+            raise
+        finally:
+            self._reports.labels(kind, outcome).inc()
+        return is_taken
+
+    async def _take(self, report: Report) -> bool:
+        admission = await self._store.admit(report.edge_id, report.seq, is_full=report.is_full)
+        if admission.verdict is Verdict.SUPERSEDED:
+            raise Superseded
+        if admission.verdict is Verdict.NEEDS_FULL:
+            return False
+        events = await self._full_events(report) if report.is_full else _events(report)
+        if events or report.is_full:
+            self._sizes.observe(len(report.put) + len(report.closed))
+            origin = Origin(report.edge_id, report.seq, admission.take_by_ms, everywhere=report.is_full)
+            # Times before sessions: what is announced of a session carries them.
+            await self._store.record_activity(report.activities)
+            await self._updates.apply(events, origin)
+        elif report.activities:
+            await self._store.record_activity(report.activities)
+        return True
+
+    async def release(self, edge_id: EdgeId) -> None:
+        """The edge gives its lease back. What it still may have under way takes no effect. Idempotent.
+
+        Raises:
+            StoreUnavailable, Contended: some of its users may not be cleared yet; the sweeper does it, if nobody else.
+        """
+        await self._store.end_lease(edge_id)
+        now_ms = (await self._store.load(())).now_ms
+        await self.clear(Lease(edge_id, FINAL_SEQ, now_ms, is_alive=False))
+
+    async def clear(self, lease: Lease) -> None:
+        """Ends every session of a lease that has ended, as of its end. Idempotent; several may do it at once."""
+        users = await self._store.load_edge(lease.edge_id)
+        gone = [EdgeGone(lease.edge_id, lease.expires_ms)]
+        origin = Origin(lease.edge_id, lease.seq, everywhere=True, is_ending=True)
+        try:
+            await self._updates.apply(dict.fromkeys(users, gone), origin)
+        except Superseded:  # the edge came back, and has reported again
+            return
+        await self._store.forget_lease(lease)
+        why = "released" if lease.seq == FINAL_SEQ else "expired"
+        self._cleared.labels(why).inc()
+        _log.info("lease_cleared", edge=lease.edge_id, users=len(users), why=why)
+
+    async def _full_events(self, report: Report) -> Mapping[UserId, Sequence[Event]]:
+        listed: dict[UserId, dict[SessionId, Status]] = {
+            user_id: {} for user_id in await self._store.load_edge(report.edge_id)
+        }
+        for session in report.put:
+            listed.setdefault(session.user_id, {})[session.session_id] = session.status
+        return {user_id: [Listed(report.edge_id, sessions)] for user_id, sessions in listed.items()}
+
+
+def _events(report: Report) -> Mapping[UserId, Sequence[Event]]:
+    """Opened before closed: a session that did both since the last report has gone."""
+    events: dict[UserId, list[Event]] = {}
+    for session in report.put:
+        put = Put(session.session_id, report.edge_id, session.status)
+        events.setdefault(session.user_id, []).append(put)
+    for session in report.closed:
+        events.setdefault(session.user_id, []).append(Closed(session.session_id))
+    return events

@@ -1,0 +1,100 @@
+"""What happens by time alone: leases that ran out, graces that ended, data that were lost. One task per replica.
+
+Every replica ticks; whoever claims a tick sweeps for all. Nobody has to: what is swept twice, or half, or by a replica
+that dies in the middle, comes out the same. While the store is not settled nothing is swept, because leases that ran
+out prove nothing when their edges could not renew.
+"""
+
+import asyncio
+from typing import Protocol
+
+from services.presence.errors import Contended, StoreUnavailable
+from services.presence.machine import TimePassed
+from services.presence.reports import Reports
+from services.presence.store import PresenceStore, Tick
+from services.presence.updates import Updates
+from services.runtime.log import logger
+from services.runtime.metrics import Metrics
+
+# Users whose grace ended, in one batch.
+_MAX_DUE = 800
+
+_log = logger(__name__)
+
+
+class TickObserver(Protocol):
+    def ticked(self, tick: Tick) -> None:
+        """Called on the event loop; must not block or raise."""
+
+
+class Sweeper:
+    """A component."""
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        reports: Reports,
+        updates: Updates,
+        observer: TickObserver,
+        *,
+        tick_s: float,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._reports = reports
+        self._updates = updates
+        self._observer = observer
+        self._tick_s = tick_s
+        self._ticking: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self._is_up = metrics.gauge("presence_store_up", "1 while the store answers.")
+        self._edges = metrics.gauge("presence_edges", "Leases that run, as of the last tick.")
+        self._settled = metrics.gauge("presence_settled", "0 while the edges are given time to report again.")
+        self._eras = metrics.counter("presence_eras", "Times that what was stored had been lost, or left unattended.")
+        self._era: str | None = None
+
+    async def start(self) -> None:
+        self._ticking = asyncio.create_task(self._tick_for_ever(), name="presence ticks")
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._ticking, self._sweeping) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            try:
+                self._note(await self._store.tick())
+            except StoreUnavailable:
+                self._is_up.set(0)
+            except Exception:  # the edge of this task
+                _log.exception("presence_tick_failed")
+            await asyncio.sleep(self._tick_s)
+
+    def _note(self, tick: Tick) -> None:
+        self._is_up.set(1)
+        self._settled.set(tick.is_settled)
+        self._edges.set(sum(lease.is_alive for lease in tick.leases))
+        if tick.era != self._era:
+            self._eras.inc()
+            _log.info("presence_era_began", settles_in_ms=max(0, tick.settles_ms - tick.now_ms))
+            self._era = tick.era
+        self._observer.ticked(tick)
+        is_sweeping = self._sweeping is not None and not self._sweeping.done()
+        if tick.is_claimed and tick.is_settled and not is_sweeping:
+            # Aside, so that a long sweep does not leave the store unattended.
+            self._sweeping = asyncio.create_task(self._sweep(tick), name="presence sweep")
+
+    async def _sweep(self, tick: Tick) -> None:
+        try:
+            for lease in tick.leases:
+                if not lease.is_alive:
+                    await self._reports.clear(lease)
+            while len(due := await self._store.find_due(limit=_MAX_DUE)):
+                await self._updates.apply(dict.fromkeys(due, (TimePassed(),)))
+        except (StoreUnavailable, Contended):
+            return  # the next tick goes on with it
+        except Exception:
+            _log.exception("presence_sweep_failed")
