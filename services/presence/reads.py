@@ -8,7 +8,8 @@ from services.presence import machine
 from services.presence.errors import StoreUnavailable
 from services.presence.model import Presence, Status, UserId
 from services.presence.store import PresenceStore
-from services.runtime.batching import Batcher, QueueFull
+from services.runtime.batching import Batcher
+from services.runtime.errors import Unavailable
 from services.runtime.metrics import Metrics
 
 # Users of one round trip, unless a single query has more; and queries that wait.
@@ -46,20 +47,17 @@ class Reads:
     async def read(self, user_ids: Sequence[UserId]) -> Mapping[UserId, Presence]:
         """
         Raises:
-            StoreUnavailable: nothing is known.
+            Unavailable: the store is away, or too much waits for it; nothing is known.
         """
         answer: _Answer = asyncio.get_running_loop().create_future()
-        try:
-            self._queries.submit(_Query(user_ids, answer))
-        except QueueFull as error:
-            raise StoreUnavailable(retry_after_ms=error.retry_after_ms) from error
+        self._queries.submit(_Query(user_ids, answer))
         return await answer
 
     async def get(self, user_ids: Sequence[UserId]) -> Sequence[Presence]:
         """In that order; all UNKNOWN where the store is away."""
         try:
             found = await self.read(user_ids)
-        except StoreUnavailable:
+        except Unavailable:
             self._read.labels("unknown").inc(len(user_ids))
             return [Presence(user_id, Status.UNKNOWN) for user_id in user_ids]
         self._read.labels("found").inc(len(user_ids))
@@ -74,9 +72,7 @@ class Reads:
             return
         found: dict[UserId, Presence] = {}
         for user_id, record in loaded.users.items():
-            status = machine.shown(
-                record.state, loaded.now_ms, is_settled=loaded.is_settled, grace_ms=self._grace_ms
-            )
+            status = machine.shown(record.state, loaded.now_ms, is_settled=loaded.is_settled, grace_ms=self._grace_ms)
             found[user_id] = Presence(user_id, status, record.last_active_ms)
         for query in queries:
             if not query.answer.done():

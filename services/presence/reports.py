@@ -76,9 +76,7 @@ class Reports:
         Raises:
             StoreUnavailable, Contended: some of its users may not be cleared yet; the sweeper does it, if nobody else.
         """
-        await self._store.end_lease(edge_id)
-        now_ms = (await self._store.load(())).now_ms
-        await self.clear(Lease(edge_id, FINAL_SEQ, now_ms, is_alive=False))
+        await self.clear(await self._store.end_lease(edge_id))
 
     async def clear(self, lease: Lease) -> None:
         """Ends every session of a lease that has ended, as of its end. Idempotent; several may do it at once."""

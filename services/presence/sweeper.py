@@ -9,7 +9,6 @@ import asyncio
 from typing import Protocol
 
 from services.presence.errors import Contended, StoreUnavailable
-from services.presence.machine import TimePassed
 from services.presence.reports import Reports
 from services.presence.store import PresenceStore, Tick
 from services.presence.updates import Updates
@@ -17,7 +16,7 @@ from services.runtime.log import logger
 from services.runtime.metrics import Metrics
 
 # Users whose grace ended, in one batch.
-_MAX_DUE = 800
+_MAX_DUE = 480
 
 _log = logger(__name__)
 
@@ -93,7 +92,7 @@ class Sweeper:
                 if not lease.is_alive:
                     await self._reports.clear(lease)
             while len(due := await self._store.find_due(limit=_MAX_DUE)):
-                await self._updates.apply(dict.fromkeys(due, (TimePassed(),)))
+                await self._updates.let_time_pass(due)
         except (StoreUnavailable, Contended):
             return  # the next tick goes on with it
         except Exception:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from services.presence import machine
 from services.presence.errors import Contended, Superseded
-from services.presence.machine import Event
+from services.presence.machine import Event, TimePassed
 from services.presence.model import Presence, UserId
 from services.presence.store import Change, Loaded, Origin, PresenceStore
 from services.runtime.metrics import Metrics
@@ -28,7 +28,15 @@ class Updates:
         self._conflicts = metrics.counter("presence_conflicts", "Users loaded again because somebody else was faster.")
         self._announced = metrics.counter("presence_announcements", "Changes announced.", labels=("status",))
 
-    async def apply(self, events: Mapping[UserId, Sequence[Event]], origin: Origin | None = None) -> None:
+    async def let_time_pass(self, user_ids: Sequence[UserId]) -> None:
+        """Ends the grace of those that are due; of nobody is it due afterwards, unless something happened to them.
+
+        Raises:
+            Contended, StoreUnavailable: see `apply`.
+        """
+        await self._apply_part(dict.fromkeys(user_ids, (TimePassed(),)), None, even_unchanged=True)
+
+    async def apply(self, events: Mapping[UserId, Sequence[Event]], origin: Origin) -> None:
         """Applies each user's events in order. Announces what others see differently afterwards.
 
         Raises:
@@ -38,18 +46,17 @@ class Updates:
         """
         left = iter(events.items())
         part = dict(islice(left, _MAX_USERS))
-        while part or (origin is not None and origin.everywhere):
+        while part or origin.everywhere:
             await self._apply_part(part, origin)
-            if origin is not None:
-                origin = replace(origin, everywhere=False)  # that was seen to with the first part
+            origin = replace(origin, everywhere=False)  # that was seen to with the first part
             part = dict(islice(left, _MAX_USERS))
 
-    async def _apply_part(self, events: Mapping[UserId, Sequence[Event]], origin: Origin | None) -> None:
+    async def _apply_part(
+        self, events: Mapping[UserId, Sequence[Event]], origin: Origin | None, *, even_unchanged: bool = False
+    ) -> None:
         for _ in range(_MAX_ROUNDS):
             loaded = await self._store.load(list(events)) if events else Loaded(0, False, {})
-            changes = self._changes(events, loaded)
-            if not changes and origin is None:
-                return
+            changes = self._changes(events, loaded, even_unchanged=even_unchanged)
             outcome = await self._store.commit(changes, list(events), origin)
             for change in changes:
                 if change.announced is not None and change.user_id not in outcome.conflicts:
@@ -63,12 +70,14 @@ class Updates:
             await asyncio.sleep(random.uniform(0, _PAUSE_S))
         raise Contended(retry_after_ms=0)
 
-    def _changes(self, events: Mapping[UserId, Sequence[Event]], loaded: Loaded) -> Sequence[Change]:
+    def _changes(
+        self, events: Mapping[UserId, Sequence[Event]], loaded: Loaded, *, even_unchanged: bool
+    ) -> Sequence[Change]:
         changes: list[Change] = []
         for user_id, of_user in events.items():
             before = loaded.users[user_id]
             after = machine.run(before.state, of_user, loaded.now_ms, grace_ms=self._grace_ms)
-            if after is before.state:
+            if after is before.state and not even_unchanged:
                 continue
             standing = machine.standing(after)
             announced = None

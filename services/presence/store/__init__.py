@@ -5,7 +5,8 @@ be is honest about having forgotten (`Tick.era`, `Loaded.is_settled`).
 
 Users are changed by compare-and-set: load, let `machine` decide, commit. Nobody has a lock and there is no leader; what
 two replicas do at the same time, one of them does again. Every method but `start` and `close` may raise
-`StoreUnavailable`, soon: while the last attempt failed, all but `tick` refuse at once.
+`StoreUnavailable`, soon: until a first `tick` has succeeded, and while the last attempt failed, all others refuse at
+once.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -150,7 +151,7 @@ class PresenceStore(Protocol):
     async def admit(self, edge_id: EdgeId, seq: Seq, *, is_full: bool) -> Admission:
         """Judges a report (`machine.admit`); where it is taken, the lease runs for its TTL from now."""
 
-    async def end_lease(self, edge_id: EdgeId) -> None:
+    async def end_lease(self, edge_id: EdgeId) -> Lease:
         """Ends it now and for ever. Idempotent."""
 
     async def forget_lease(self, lease: Lease) -> None:

@@ -114,8 +114,10 @@ class MemoryPresenceStore:
             self._data.leases[edge_id] = (seq, now_ms + self._ttl_ms)
         return Admission(verdict, now_ms + self._take_within_ms)
 
-    async def end_lease(self, edge_id: EdgeId) -> None:
-        self._data.leases[edge_id] = (FINAL_SEQ, self._clock.time_ms())
+    async def end_lease(self, edge_id: EdgeId) -> Lease:
+        now_ms = self._clock.time_ms()
+        self._data.leases[edge_id] = (FINAL_SEQ, now_ms)
+        return Lease(edge_id, FINAL_SEQ, now_ms, is_alive=False)
 
     async def forget_lease(self, lease: Lease) -> None:
         if self._data.leases.get(lease.edge_id) == (lease.seq, lease.expires_ms):

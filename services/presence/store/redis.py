@@ -85,7 +85,8 @@ class RedisPresenceStore:
             missed=self._missed,
         )
         self._listener: StoreListener | None = None
-        self._is_away = False
+        self._is_away = True  # until the first tick has looked at how old the data are
+        self._is_away_logged = False
         self._commands = metrics.counter("presence_redis_commands", "Commands sent to Redis.", labels=("operation",))
         self._round_trips = metrics.counter(
             "presence_redis_round_trips", "Pipelines sent to Redis.", labels=("operation",)
@@ -112,8 +113,8 @@ class RedisPresenceStore:
         )
         (answer,) = await self._run("tick", [command], even_if_away=True)
         if self._is_away:
-            self._is_away = False
-            _log.info("presence_store_back")
+            self._is_away = self._is_away_logged = False
+            _log.info("presence_store_answers")
         now, era, claimed, *leases = cast(list[Any], answer)
         name, _, settles = era.decode().partition(":")
         return Tick(
@@ -133,9 +134,10 @@ class RedisPresenceStore:
         ((now, verdict),) = cast(list[tuple[bytes, bytes]], await self._run("admit", [command]))
         return Admission(_VERDICTS[verdict], int(now) + self._take_within_ms)
 
-    async def end_lease(self, edge_id: EdgeId) -> None:
+    async def end_lease(self, edge_id: EdgeId) -> Lease:
         keys = (self._keys.lease(edge_id), self._keys.edges)
-        await self._run("end_lease", [_evalsha(scripts.END, keys, (edge_id, FINAL_SEQ))])
+        (now,) = cast(list[bytes], await self._run("end_lease", [_evalsha(scripts.END, keys, (edge_id, FINAL_SEQ))]))
+        return Lease(edge_id, FINAL_SEQ, int(now), is_alive=False)
 
     async def forget_lease(self, lease: Lease) -> None:
         arguments = (lease.edge_id, f"{lease.seq}:{lease.expires_ms}")
@@ -262,7 +264,8 @@ class RedisPresenceStore:
             async with asyncio.timeout(_ANSWER_S):
                 answers = await self._ask(operation, commands)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            if not self._is_away:
+            if not self._is_away_logged:
+                self._is_away_logged = True
                 _log.warning("presence_store_away", operation=operation, error=repr(error))
             self._is_away = True
             raise StoreUnavailable(retry_after_ms=_RETRY_AFTER_MS) from error

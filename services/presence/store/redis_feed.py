@@ -1,7 +1,7 @@
 """Hearing what was announced: one subscribed connection, and noticing that it is deaf.
 
 A connection that ends, or on which this replica does not hear its own probes (PING would prove only that it answers),
-is replaced. Whenever all channels are confirmed on a new one, whoever listens is told that changes may have been missed.
+is replaced. Whenever all channels are confirmed on a new one, the listener is told that changes may have been missed.
 Knows the broker's protocol and not its library, which only `redis` does.
 """
 

@@ -73,10 +73,11 @@ return {whole(now), 'taken'}
 
 # KEYS lease, edges
 # ARGV edge, the seq that supersedes all
+# → now
 END: Final = Script("""
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ':' .. whole(now))
-return 1
+return whole(now)
 """)
 
 # KEYS edges

@@ -222,7 +222,8 @@ async def test_a_removal_reaches_the_streams_that_watch_and_those_that_are_about
 
 async def test_an_unwatched_topic_sends_nothing_more(world: World) -> None:
     edge = world.edge()
-    await edge.watch()
+    first = await edge.watch()
+    await eventually(lambda: first in edge.joined)
     world.topics.unwatch(edge.stream, C)
     edge.live.clear()
     await world.commit(2)
