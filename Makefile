@@ -7,7 +7,7 @@ EDGES ?= 1
 CHATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run protos settings format static lint test check run stack stack-down stack-status bench clean
+.PHONY: help setup setup-run setup-python protos settings format static lint test check run stack stack-down stack-status bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ setup: ## install everything that check needs (again only where something change
 
 setup-run:
 	@$(PYTHON) scripts/setup.py --run
+
+setup-python:
+	@$(PYTHON) scripts/setup.py --python
 
 run: setup-run ## everything in one process on http://127.0.0.1:8080, no servers needed
 	@exec $(PY) -m services $(ARGS)
@@ -32,7 +35,7 @@ stack-status: ## what of it is running, and where
 
 check: setup static test ## what CI runs: set-up, static checks, tests
 
-static: setup-run ## format, lint, types, import contracts, protos, drift of generated code
+static: setup-python ## format, lint, types, import contracts, protos, drift of generated code
 	@echo "static: ruff format"
 	@$(PY) -m ruff format --check --quiet .
 	@echo "static: ruff check"
@@ -54,14 +57,14 @@ test: setup ## every test, warnings as errors, real servers; ARGS='-k name' for 
 	@echo "test: pytest"
 	@$(PY) -m pytest $(ARGS)
 
-format: setup-run ## format the code and sort its imports
+format: setup-python ## format the code and sort its imports
 	@$(PY) -m ruff check --quiet --select I --fix .
 	@$(PY) -m ruff format --quiet .
 
-protos: setup-run ## generate the Python of protos/ beside its sources
+protos: setup-python ## generate the Python of protos/ beside its sources
 	@$(PY) -m scripts.protos
 
-settings: setup-run ## write docs/settings.md from the code
+settings: setup-python ## write docs/settings.md from the code
 	@$(PY) -m scripts.settings
 
 bench: setup ## load the stack and measure it: messages/s, latency, CPU per message, beside MongoDB alone

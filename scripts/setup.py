@@ -2,6 +2,7 @@
 
     python3 scripts/setup.py           everything that `make check` needs
     python3 scripts/setup.py --run     only what `make run` needs: no root, no packages of the system
+    python3 scripts/setup.py --python  that, and the Python packages of the static checks
 
 Runs under the system's Python before anything is installed, so it uses the standard library alone. Each
 step leaves a stamp that tells what it was made from; a step whose stamp still fits costs nothing. Silent when
@@ -27,7 +28,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - this file meets Pythons that the
 REPOSITORY = Path(__file__).resolve().parents[1]
 STATE = REPOSITORY / ".local" / "setup"
 VENV = REPOSITORY / ".venv"
+# What the processes need, and all that with what tests and checks need; the same versions in both.
 LOCK = REPOSITORY / "requirements.lock"
+DEV_LOCK = REPOSITORY / "requirements-dev.lock"
 
 # Debian package: a file it brings, and the folder of the repository that needs it (None: always).
 APT_PACKAGES: dict[str, tuple[str, str | None]] = {
@@ -50,14 +53,17 @@ class SetupError(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="setup.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", action="store_true", help="only the virtual environment")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--run", action="store_true", help="only what `make run` needs")
+    only.add_argument("--python", action="store_true", help="only the Python packages, those of the checks too")
     arguments = parser.parse_args()
     STATE.mkdir(parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two commands at once would install into one another
         try:
             make_venv()
-            if not arguments.run:
+            install_python_packages(LOCK if arguments.run else DEV_LOCK)
+            if not (arguments.run or arguments.python):
                 install_system_packages()
                 for folder in NODE_FOLDERS:
                     install_node_packages(REPOSITORY / folder)
@@ -68,18 +74,23 @@ def main() -> int:
 
 
 def make_venv() -> None:
-    python = VENV / "bin" / "python"
-    stamp = Stamp("venv", [LOCK, VENV / "pyvenv.cfg"])  # which names the directory and the interpreter
-    if stamp.fits and python.exists():
+    if _is_usable(VENV / "bin" / "python"):
         return
-    if not _is_usable(python):
-        say(f"making .venv with Python {sys.version.split()[0]}")
-        hint = "the module venv must work; on Debian: apt-get install python3-venv"
-        run("venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], hint)
-    say(f"installing {LOCK.name} into .venv")
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
-    run("pip", [*pip, "-r", str(LOCK)], "pip needs its package index; then run `make setup` again")
-    stamp.write()
+    say(f"making .venv with Python {sys.version.split()[0]}")
+    hint = "the module venv must work; on Debian: apt-get install python3-venv"
+    run("venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], hint)
+
+
+def install_python_packages(lock: Path) -> None:
+    """Installs exactly the versions of `lock`. The larger lock holds the smaller one, so it stamps both."""
+    stamps = {each: Stamp(each.stem, [each, VENV / "pyvenv.cfg"]) for each in (LOCK, DEV_LOCK)}
+    if stamps[lock].fits:
+        return
+    say(f"installing {lock.name} into .venv")
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
+    run("pip", [*pip, "-r", str(lock)], "pip needs its package index; then run `make setup` again")
+    for each in {LOCK, lock}:
+        stamps[each].write()
 
 
 def install_system_packages() -> None:

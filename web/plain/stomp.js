@@ -83,15 +83,16 @@ function endOfHead(all, start) {
   return -1;
 }
 
-// One connection at a time, until `stop`.
+// One connection at a time, until `stop`. `token` gives the one to use each time.
 //
-// onopen()          connected (again): subscribe now
-// onframe(frame)    MESSAGE or RECEIPT
-// onstate(state)    "connecting", "online" or "waiting"
-// onrefused(frame)  ERROR; the connection ends, and comes back unless `stop` is called
+// onopen()                  connected (again): subscribe now
+// onframe(frame)            MESSAGE or RECEIPT
+// onstate(state)            "connecting", "online" or "waiting"
+// onrefused(frame, token)   ERROR, on a connection that began with that token; it ends, and comes back unless stopped
 export class StompLink {
   #url;
   #token;
+  #usedToken = "";
   #socket = null;
   #reader = null;
   #timers = [];
@@ -141,13 +142,15 @@ export class StompLink {
     this.#socket = socket;
     this.#reader = new FrameReader();
     this.#timers = [setTimeout(() => this.#lose(socket), CONNECT_MS)];
-    socket.onopen = () =>
+    socket.onopen = () => {
+      this.#usedToken = this.#token();
       this.send("CONNECT", {
         "accept-version": "1.2",
         host: location.hostname,
-        Authorization: `Bearer ${this.#token}`,
+        Authorization: `Bearer ${this.#usedToken}`,
         "heart-beat": `${BEAT_MS},${WANTED_BEAT_MS}`,
       });
+    };
     socket.onmessage = (event) => this.#receive(socket, event.data);
     socket.onclose = () => this.#lose(socket);
   }
@@ -166,7 +169,7 @@ export class StompLink {
 
   #act(socket, frame) {
     if (frame.command === "CONNECTED") this.#begin(socket, frame.headers["heart-beat"] ?? "0,0");
-    else if (frame.command === "ERROR") this.onrefused(frame);
+    else if (frame.command === "ERROR") this.onrefused(frame, this.#usedToken);
     else this.onframe(frame);
   }
 

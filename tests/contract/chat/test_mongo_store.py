@@ -88,6 +88,17 @@ def own_url(own_mongod: Mongod) -> str:
     return own_mongod.url_of(f"test_{uuid4().hex}")
 
 
+async def pause(server: Mongod) -> None:
+    """Returns when it has really stopped: a thread may finish an answer after the signal was sent."""
+    server.pause()
+
+    def all_threads_stopped() -> bool:
+        stats = (thread.read_text() for thread in Path(f"/proc/{server.pid}/task").glob("*/stat"))
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    await eventually(all_threads_stopped)
+
+
 MakeMongoStore = Callable[..., MongoStore]
 
 
@@ -117,7 +128,7 @@ async def test_a_server_that_hangs_is_unavailable_within_the_bound(
 ) -> None:
     store = make_store(own_url)
     await store.start()
-    own_mongod.pause()
+    await pause(own_mongod)
     try:
         began = time.monotonic()
         outcomes = await asyncio.gather(
@@ -141,7 +152,7 @@ async def test_a_store_works_again_once_its_server_does_and_the_repeat_tells_wha
 ) -> None:
     store = make_store(own_url)
     await store.start()
-    own_mongod.pause()
+    await pause(own_mongod)
     try:
         with pytest.raises(StoreUnavailable):
             await store.append(messages(1, 3), entry("e1"))
@@ -165,7 +176,7 @@ async def test_a_batch_whose_caller_went_away_in_the_middle_is_stored_whole(
 ) -> None:
     store = make_store(own_url, operation_timeout=timedelta(seconds=10))
     await store.start()
-    own_mongod.pause()
+    await pause(own_mongod)
     try:
         append = asyncio.create_task(store.append(messages(1, 200), entry("e1")))
         await asyncio.sleep(0.1)  # the server has it, or will
@@ -187,7 +198,7 @@ async def test_closing_waits_for_the_writes_of_callers_that_went_away(
 ) -> None:
     store = make_store(own_url, operation_timeout=timedelta(seconds=10))
     await store.start()
-    own_mongod.pause()
+    await pause(own_mongod)
     append = asyncio.create_task(store.append(messages(1, 5), None))
     await asyncio.sleep(0.1)
     append.cancel()
@@ -207,7 +218,7 @@ async def test_closing_is_bounded_though_the_server_hangs(
 ) -> None:
     store = make_store(own_url)
     await store.start()
-    own_mongod.pause()
+    await pause(own_mongod)
     try:
         async with asyncio.timeout(8):
             await store.close()
@@ -262,7 +273,7 @@ async def test_a_server_that_is_not_there_is_unavailable_within_the_start_bound(
 async def test_a_server_that_hangs_at_the_start_is_unavailable_within_the_start_bound(
     make_store: MakeMongoStore, own_mongod: Mongod, own_url: str
 ) -> None:
-    own_mongod.pause()
+    await pause(own_mongod)
     try:
         async with asyncio.timeout(3 * BOUND_S + 4):
             with pytest.raises(StoreUnavailable):
@@ -274,7 +285,7 @@ async def test_a_server_that_hangs_at_the_start_is_unavailable_within_the_start_
 async def test_a_server_that_comes_while_the_store_starts_is_used(
     make_store: MakeMongoStore, own_mongod: Mongod, own_url: str
 ) -> None:
-    own_mongod.pause()
+    await pause(own_mongod)
     starting = asyncio.create_task(make_store(own_url, start_timeout=timedelta(seconds=20)).start())
     await asyncio.sleep(0.2)
     own_mongod.resume()
