@@ -99,7 +99,7 @@ class Interest:
     def subscribe(self, user_id: UserId, contacts: Iterable[UserId], listener: PresenceListener) -> None:
         """Tells the listener of the user's contacts. What is known is told before this returns."""
         audience = self._users.setdefault(user_id, _Audience())
-        self._set_contacts(user_id, audience, contacts)
+        self.contacts_changed(user_id, contacts)
         audience.listeners[listener] = None
         self._user_of[listener] = user_id
         self._tell_state((listener,), audience.contacts)
@@ -171,7 +171,8 @@ class Interest:
             contact.audience.pop(user_id, None)
             if not contact.audience:
                 del self._contacts[contact_id]
-                self._check(contact_id)
+                if self._call is not None:
+                    self._call.want_no_more(contact_id)
 
     def _want(self, contact_id: UserId, user_id: UserId) -> None:
         contact = self._contacts.get(contact_id)
@@ -180,12 +181,9 @@ class Interest:
                 self._cut.inc()
                 return
             contact = self._contacts[contact_id] = _Contact()
-            self._check(contact_id)
+            if self._call is not None:
+                self._call.want(contact_id)
         contact.audience[user_id] = None
-
-    def _check(self, contact_id: UserId) -> None:
-        if self._call is not None:
-            self._call.check(contact_id)
 
     def _tell_state(self, listeners: Sequence[PresenceListener], contact_ids: Collection[UserId]) -> None:
         """What is known of them now; of those whom presence is about to tell of, nothing yet."""
@@ -222,6 +220,8 @@ class Interest:
         return user_id is not None and contact_id in self._users[user_id].contacts
 
     def _tell(self, listener: PresenceListener, presences: Sequence[Presence]) -> None:
+        if listener not in self._user_of:  # what another heard just now may have ended it
+            return
         self._told.inc(len(presences))
         try:
             listener.presence(presences)

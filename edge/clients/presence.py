@@ -167,13 +167,20 @@ class WatchCall:
         self._stub = stub
         self._is_wanted = is_wanted
         self._asked: set[UserId] = set()
+        # To be asked for also where they have been: whoever wants them now has not heard the answer.
+        self._again: set[UserId] = set()
         self._unchecked: dict[UserId, None] = dict.fromkeys(wanted)
         self._news = asyncio.Event()
         self._news.set()
         self._call: _Call | None = None
 
-    def check(self, user_id: UserId) -> None:
-        """The wish for this user changed."""
+    def want(self, user_id: UserId) -> None:
+        """From now on. A value comes, also where this user was watched before."""
+        self._again.add(user_id)
+        self._unchecked[user_id] = None
+        self._news.set()
+
+    def want_no_more(self, user_id: UserId) -> None:
         self._unchecked[user_id] = None
         self._news.set()
 
@@ -220,8 +227,10 @@ class WatchCall:
         users = list(islice(self._unchecked, _MAX_UP))
         for user_id in users:
             del self._unchecked[user_id]
-        watches = [user_id for user_id in users if user_id not in self._asked and self._is_wanted(user_id)]
         unwatches = [user_id for user_id in users if user_id in self._asked and not self._is_wanted(user_id)]
+        self._asked -= self._again.intersection(users)
+        self._again.difference_update(users)
+        watches = [user_id for user_id in users if user_id not in self._asked and self._is_wanted(user_id)]
         self._asked.update(watches)
         self._asked.difference_update(unwatches)
         return presence_pb2.WatchPresenceRequest(watch_user_ids=watches, unwatch_user_ids=unwatches)

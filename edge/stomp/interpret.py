@@ -68,12 +68,11 @@ def _unpadded(frame: Frame) -> Frame:
 
 def _connect(frame: Frame, version: Version) -> ConnectReceived:
     headers = frame.headers
-    host = headers.get("host")
-    if host is None and version is not Version.V1_0:
-        raise _missing(frame, "host")
     return ConnectReceived(
         version=version,
-        host=host,
+        # 1.1 and 1.2 say that a client MUST name the host; @stomp/stompjs does only where it is told to, and a server
+        # with one host has no use for it.
+        host=headers.get("host"),
         login=headers.get("login"),
         passcode=headers.get("passcode"),
         authorization=headers.get("Authorization"),

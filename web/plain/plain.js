@@ -170,7 +170,7 @@ function onRefused(frame, token) {
 }
 
 function showLink(state) {
-  const texts = { connecting: "Connecting…", online: "Connected", waiting: "No connection. Trying again…" };
+  const texts = { connecting: "Connecting…", online: "Connected", waiting: "Offline, trying again…" };
   $("link").textContent = texts[state];
   $("link").dataset.state = state;
 }
@@ -303,6 +303,7 @@ function onLoaded(conversation, page) {
   open.readSeq = conversation.readSeq;
   open.lastSeq = page.messages.at(-1)?.seq ?? 0;
   $("title").textContent = titleOf(conversation);
+  $("messages").classList.toggle("direct", conversation.type === "direct");
   $("members").textContent = conversation.type === "group" ? conversation.memberIds.join(", ") : "";
   addMessages(page.messages);
   showWhetherThereIsMore(page);

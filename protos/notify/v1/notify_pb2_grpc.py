@@ -49,6 +49,11 @@ class NotifyServiceStub:
                 request_serializer=protos_dot_notify_dot_v1_dot_notify__pb2.RemoveDeviceRequest.SerializeToString,
                 response_deserializer=protos_dot_notify_dot_v1_dot_notify__pb2.RemoveDeviceResponse.FromString,
                 _registered_method=True)
+        self.GetPushSetup = channel.unary_unary(
+                '/parley.notify.v1.NotifyService/GetPushSetup',
+                request_serializer=protos_dot_notify_dot_v1_dot_notify__pb2.GetPushSetupRequest.SerializeToString,
+                response_deserializer=protos_dot_notify_dot_v1_dot_notify__pb2.GetPushSetupResponse.FromString,
+                _registered_method=True)
         self.StreamNotifications = channel.stream_stream(
                 '/parley.notify.v1.NotifyService/StreamNotifications',
                 request_serializer=protos_dot_notify_dot_v1_dot_notify__pb2.StreamNotificationsRequest.SerializeToString,
@@ -89,8 +94,18 @@ class NotifyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPushSetup(self, request, context):
+        """What a client needs to know before it can register a device.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamNotifications(self, request_iterator, context):
-        """Live notifications for the users that an edge has connected.
+        """Live notifications for the users that an edge has connected. Any replica may come to handle a job, and it reaches
+        only who is attached to itself: so an edge opens one stream to each replica and attaches all its users to each.
+        A stream that ends is opened again, and everybody attached again; a user who is attached nowhere is pushed to.
+        Repeats are possible: the message id tells.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +141,11 @@ def add_NotifyServiceServicer_to_server(servicer, server):
                     servicer.RemoveDevice,
                     request_deserializer=protos_dot_notify_dot_v1_dot_notify__pb2.RemoveDeviceRequest.FromString,
                     response_serializer=protos_dot_notify_dot_v1_dot_notify__pb2.RemoveDeviceResponse.SerializeToString,
+            ),
+            'GetPushSetup': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPushSetup,
+                    request_deserializer=protos_dot_notify_dot_v1_dot_notify__pb2.GetPushSetupRequest.FromString,
+                    response_serializer=protos_dot_notify_dot_v1_dot_notify__pb2.GetPushSetupResponse.SerializeToString,
             ),
             'StreamNotifications': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamNotifications,
@@ -224,6 +244,33 @@ class NotifyService:
             '/parley.notify.v1.NotifyService/RemoveDevice',
             protos_dot_notify_dot_v1_dot_notify__pb2.RemoveDeviceRequest.SerializeToString,
             protos_dot_notify_dot_v1_dot_notify__pb2.RemoveDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPushSetup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.notify.v1.NotifyService/GetPushSetup',
+            protos_dot_notify_dot_v1_dot_notify__pb2.GetPushSetupRequest.SerializeToString,
+            protos_dot_notify_dot_v1_dot_notify__pb2.GetPushSetupResponse.FromString,
             options,
             channel_credentials,
             insecure,

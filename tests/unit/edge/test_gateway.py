@@ -21,9 +21,8 @@ from yarl import URL
 
 from edge.auth import DevTokens, TokenVerifier
 from edge.bodies import message_body
-from edge.clients import ChatClient
 from edge.config import EdgeSettings
-from edge.gateway import Chat, Gateway
+from edge.gateway import Gateway
 from edge.gateway.pages import page_routes
 from edge.limits import TokenBuckets
 from edge.model import Conversation, ConversationId, ConversationView, Seq, Stored, WatermarkKind
@@ -177,13 +176,6 @@ CALLS: list[tuple[str, str, object]] = [
 ]
 OF_ONE_CONVERSATION = [call for call in CALLS if "g1" in call[1]]
 WITH_BODY = [call for call in CALLS if call[2] is not None]
-
-
-def test_the_fake_and_the_real_chat_are_both_what_the_api_asks_for() -> None:
-    def is_chat(kind: type[Chat]) -> type[Chat]:
-        return kind
-
-    assert is_chat(FakeChat) is not is_chat(ChatClient)
 
 
 # ---- What the calls do.
