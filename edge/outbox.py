@@ -73,7 +73,7 @@ class Writer:
 class Outbox:
     """The frames of one client, in order.
 
-    `drained` is called whenever everything that waited has been written: a slow client has caught up.
+    `drained` is called whenever everything that waited has been given to the socket (which may hold some of it).
     """
 
     __slots__ = ("_drained", "_frames", "_marked", "_queued_bytes", "_transport", "_writer", "is_closed")
@@ -105,10 +105,17 @@ class Outbox:
             self._marked = True
             self._writer.mark(self)
 
+    def expect_drain(self) -> None:
+        """Has `drained` called again soon, also where nothing more is pushed."""
+        self._writer.keep_slow(self)
+
     def write_out(self) -> None:
         """Gives the socket what it may hold; the writer's business."""
         self._marked = False
-        if not self._frames or self.is_closed:
+        if self.is_closed:
+            return
+        if not self._frames:
+            self._drained()
             return
         room = _SOCKET_BYTES - self._transport.buffered_bytes()
         if self._queued_bytes <= min(room, _MAX_WRITE_BYTES):

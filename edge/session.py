@@ -343,6 +343,7 @@ class Session:
         """The subscription left messages out; it is asked to say so once the client has caught up."""
         self._services.metrics.gaps.inc()
         self._gapped[subscription] = None
+        self._outbox.expect_drain()
 
     def unsubscribed(self, subscription: ConversationSubscription, error: ServiceError) -> None:
         """Chat refused it, or its user is no longer a member."""
@@ -354,7 +355,9 @@ class Session:
 
     def _drained(self) -> None:
         self._stomp_wrote()
-        if self._gapped and not self.is_slow:
+        if self._gapped and self.is_slow:
+            self._outbox.expect_drain()
+        elif self._gapped:
             gapped, self._gapped = self._gapped, {}
             for subscription in gapped:
                 subscription.tell_gap()

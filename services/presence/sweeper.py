@@ -84,15 +84,23 @@ class Sweeper:
         is_sweeping = self._sweeping is not None and not self._sweeping.done()
         if tick.is_claimed and tick.is_settled and not is_sweeping:
             # Aside, so that a long sweep does not leave the store unattended.
-            self._sweeping = asyncio.create_task(self._sweep(tick), name="presence sweep")
+            self._sweeping = asyncio.create_task(self._sweep_quietly(tick), name="presence sweep")
 
-    async def _sweep(self, tick: Tick) -> None:
+    async def sweep(self, tick: Tick) -> None:
+        """Clears the leases that had ended at this tick, and whoever's grace is over.
+
+        Raises:
+            StoreUnavailable, Contended: something is left for the next tick.
+        """
+        for lease in tick.leases:
+            if not lease.is_alive:
+                await self._reports.clear(lease)
+        while len(due := await self._store.find_due(limit=_MAX_DUE)):
+            await self._updates.let_time_pass(due)
+
+    async def _sweep_quietly(self, tick: Tick) -> None:
         try:
-            for lease in tick.leases:
-                if not lease.is_alive:
-                    await self._reports.clear(lease)
-            while len(due := await self._store.find_due(limit=_MAX_DUE)):
-                await self._updates.let_time_pass(due)
+            await self.sweep(tick)
         except (StoreUnavailable, Contended):
             return  # the next tick goes on with it
         except Exception:

@@ -16,6 +16,7 @@ import stomp
 from stomp.adapter.ws import WSTransport
 from stomp.connect import BaseConnection, StompConnection10, StompConnection11
 from stomp.protocol import Protocol10, Protocol11
+from stomp.utils import default_create_thread
 
 from tests.e2e.clients import NO_HEARTBEAT, Heartbeat
 from tests.e2e.frames import Frame, a
@@ -74,6 +75,7 @@ class StompPy:
         self.heartbeats_received = 0
         self.heartbeats_sent = 0
         self._connection: Any = None
+        self._socket: Any = None
         self._connecting: asyncio.Task[None] | None = None
         self._version = ""
         self._subscriptions: dict[str, str] = {}
@@ -102,6 +104,7 @@ class StompPy:
             case _:
                 self._connection = stomp.WSStompConnection(hosts, ws_path="/ws", heartbeats=offered)
         self._connection.set_listener("test", _Listener(self))
+        self._connection.transport.override_threading(self._start_reading)
         others = {name: value for name, value in headers.items() if name not in ("login", "passcode")}
         self._connecting = asyncio.create_task(
             asyncio.to_thread(self._connection.connect, headers.get("login"), headers.get("passcode"), headers=others)
@@ -155,18 +158,24 @@ class StompPy:
         if self._connecting is None:
             return
         await asyncio.wait({self._connecting})
-        if self._connection.transport.io_thread is None:
+        if self._socket is None:
             return
         transport = self._connection.transport
         self.freeze()
         # The library would only close the descriptor, which does not wake its own thread out of `recv`.
-        if transport.socket is not None and transport.socket.sock is not None:
+        if self._socket.sock is not None:
             with suppress(OSError):
-                transport.socket.sock.shutdown(SHUT_RDWR)
+                self._socket.sock.shutdown(SHUT_RDWR)
         for thread in (transport.io_thread, getattr(self._connection, "heartbeat_thread", None)):
             if thread is not None:
                 await asyncio.to_thread(thread.join, PATIENCE_S)
+        self._socket.shutdown()  # it forgets to close a connection that was reset
         await asyncio.sleep(0)  # what the threads handed over before they ended
+
+    def _start_reading(self, read: Callable[[], None]) -> Any:
+        """Start the library's thread as it would, and keep the socket, which the library forgets."""
+        self._socket = self._connection.transport.socket
+        return default_create_thread(read)
 
     def count_heartbeat_received(self) -> None:
         self.heartbeats_received += 1

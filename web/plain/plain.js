@@ -235,8 +235,7 @@ async function create(text) {
     notify("Write the name of somebody else.");
     return;
   }
-  const title = [session.name, ...names].join(", ").slice(0, 200);
-  const body = names.length > 1 ? { type: "group", memberIds: names, title } : { type: "direct", memberIds: names };
+  const body = { type: names.length > 1 ? "group" : "direct", memberIds: names };
   try {
     const made = await api("POST", "/conversations", { body, headers: { "Idempotency-Key": newId() } });
     $("new-name").value = "";
