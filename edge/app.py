@@ -1,9 +1,11 @@
 """Builds the edge from its parts; the only place here that names concrete classes."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from edge.auth import DevTokens, TokenVerifier, check_identity_settings
 from edge.clients import ChatClient
@@ -46,6 +48,7 @@ class PublicServer:
         self.port = 0
 
     async def start(self) -> None:
+        logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
         self._runner = web.AppRunner(self._app, access_log=None, handler_cancellation=True, auto_decompress=False)
         await self._runner.setup()
         site = web.TCPSite(
@@ -121,6 +124,11 @@ async def build(process: Process, settings: EdgeSettings) -> PublicServer:
     process.add(websockets, "websockets")
     process.add(public, "public_server")
     return public
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Whether an error of the HTTP server is worth a line: not a client's malformed request, which has its 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _alive(_: web.Request) -> web.Response:

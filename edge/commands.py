@@ -5,14 +5,15 @@ Nothing here awaits: a command is accepted at once and answered when its effect 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import uuid_utils
 
 from edge.clients import ChatClient, Outgoing
+from edge.decoding import decode_body
 from edge.destinations import Command, is_conversation_id
-from edge.errors import BadRequest, ContentTooLarge
+from edge.errors import BadRequest, ContentTooLarge, NotAMember
 from edge.limits import TokenBuckets
 from edge.model import ConversationId, Seq, Stored, UserId, WatermarkKind, parse_message_id
 from services.runtime.errors import Forbidden, ServiceError
@@ -20,7 +21,6 @@ from services.runtime.errors import Forbidden, ServiceError
 _MAX_CLIENT_MESSAGE_ID_BYTES = 128
 
 Header = tuple[str, str]
-_Body = TypeVar("_Body")
 
 
 class ChatSend(msgspec.Struct, rename="camel"):
@@ -50,11 +50,6 @@ class SessionRefresh(msgspec.Struct, rename="camel"):
     """`/app/session.refresh`"""
 
     token: str
-
-
-_DECODERS: dict[type[Any], msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (ChatSend, ChatMark, ChatTyping, SessionRefresh)
-}
 
 
 class Reply(Protocol):
@@ -106,15 +101,15 @@ class Commands:
         """
         match command:
             case Command.SEND:
-                self._send(_decode(ChatSend, body), caller, reply)
+                self._send(decode_body(body, ChatSend), caller, reply)
             case Command.READ:
-                self._mark(_decode(ChatMark, body), WatermarkKind.SEEN, caller, reply)
+                self._mark(decode_body(body, ChatMark), WatermarkKind.SEEN, caller, reply)
             case Command.DELIVERED:
-                self._mark(_decode(ChatMark, body), WatermarkKind.DELIVERED, caller, reply)
+                self._mark(decode_body(body, ChatMark), WatermarkKind.DELIVERED, caller, reply)
             case Command.TYPING:
-                self._type(_decode(ChatTyping, body), caller, reply)
+                self._type(decode_body(body, ChatTyping), caller, reply)
             case Command.REFRESH:
-                caller.refresh(_decode(SessionRefresh, body).token)
+                caller.refresh(decode_body(body, SessionRefresh).token)
                 reply.done()
             case Command.SET_PRESENCE:
                 raise BadRequest(problem="presence is not served here yet")
@@ -131,7 +126,7 @@ class Commands:
                 reply.refused(outcome, conversation_id=conversation_id, client_message_id=body.client_message_id)
 
         if not is_conversation_id(conversation_id):
-            done(not_a_member())
+            done(NotAMember())
             return
         try:
             self._chat.send(
@@ -150,7 +145,7 @@ class Commands:
         if conversation_id != body.conversation_id:
             raise BadRequest(problem="messageId: expected a message of that conversation")
         if not is_conversation_id(conversation_id):
-            raise not_a_member()
+            raise NotAMember
         self._move(conversation_id, seq, kind, caller, reply)
 
     def mark_delivered(self, conversation_id: ConversationId, seq: Seq, caller: Caller, reply: Reply) -> None:
@@ -195,15 +190,3 @@ def check_send(body: ChatSend, max_content_bytes: int) -> str:
     if not 1 <= len(body.client_message_id.encode("utf-8", "surrogatepass")) <= _MAX_CLIENT_MESSAGE_ID_BYTES:
         raise BadRequest(problem=f"clientMessageId: expected 1 to {_MAX_CLIENT_MESSAGE_ID_BYTES} bytes")
     return body.client_message_id
-
-
-def not_a_member() -> Forbidden:
-    """As chat says it, for an id that cannot be one: nobody can tell the difference."""
-    return Forbidden.told("you are not a member of this conversation, or there is no such conversation")
-
-
-def _decode(kind: type[_Body], body: bytes) -> _Body:
-    try:
-        return _DECODERS[kind].decode(body)  # type: ignore[no-any-return]  # the table is by kind
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(problem=f"the body is not what this destination takes: {error}") from None

@@ -27,6 +27,12 @@ class BadDestination(Forbidden):
     template = "there is no such destination for {verb}: see the destinations in the reference"
 
 
+class NotAMember(Forbidden):
+    """For an id that no conversation can have: word for word what chat says of one that does not exist."""
+
+    template = "you are not a member of this conversation, or there is no such conversation"
+
+
 class TooFast(RateLimited):
     reason = "TOO_FAST"
     template = "too many {what}: at most {limit} a second"

@@ -1,12 +1,6 @@
 """What only the HTTP API refuses."""
 
-from services.runtime.errors import Forbidden, InvalidArgument
-
-
-class NotAMember(Forbidden):
-    """For an id that no conversation can have: word for word what chat says of one that does not exist."""
-
-    template = "you are not a member of this conversation, or there is no such conversation"
+from services.runtime.errors import InvalidArgument
 
 
 class NoSuchPath(InvalidArgument):

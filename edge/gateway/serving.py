@@ -16,12 +16,12 @@ from aiohttp import hdrs, web
 
 from edge.auth import DevTokens, TokenVerifier, bearer
 from edge.config import EdgeSettings
+from edge.decoding import decode_body, decode_query
 from edge.destinations import is_conversation_id
-from edge.errors import BadRequest, BadToken, ContentTooLarge
+from edge.errors import BadRequest, BadToken, ContentTooLarge, NotAMember
 from edge.faults import error_body, fault_of
 from edge.gateway.api import Api, Chat
-from edge.gateway.decoding import decode_body, decode_query
-from edge.gateway.errors import NoSuchMethod, NoSuchPath, NotAMember
+from edge.gateway.errors import NoSuchMethod, NoSuchPath
 from edge.gateway.openapi import PREFIX
 from edge.gateway.routing import IDEMPOTENCY_KEY_PATTERN, Call, Reply, Route
 from edge.gateway.shapes import Nothing, user_id_from

@@ -102,6 +102,7 @@ class Apns:
         self._ssl = ssl_context or ssl.create_default_context()
         self._ssl.set_alpn_protocols(["h2"])
         self._connection: _Connection | None = None
+        self._retired: list[_Connection] = []
         self._connecting = asyncio.Lock()
         self._streams = asyncio.Semaphore(_MAX_STREAMS)
         self._token: tuple[str, float] | None = None
@@ -114,8 +115,9 @@ class Apns:
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        for each in (*self._retired, *([connection] if connection is not None else [])):
+            await each.close()
+        self._retired.clear()
 
     async def push(self, device: Device, note: Note) -> Outcome:
         if not isinstance(device.address, ApnsAddress):
@@ -136,6 +138,7 @@ class Apns:
                 old, self._connection = self._connection, None
                 if old is not None:
                     old.retire()
+                    self._retired = [each for each in (*self._retired, old) if not each.has_ended]
                 self._connection = await _Connection.open(self._host, self._port, self._ssl)
             return self._connection
 
@@ -228,6 +231,10 @@ class _Connection:
     @property
     def is_usable(self) -> bool:
         return not (self._is_leaving or self._reading.done())
+
+    @property
+    def has_ended(self) -> bool:
+        return self._reading.done()
 
     async def request(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
         """

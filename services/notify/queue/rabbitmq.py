@@ -315,9 +315,7 @@ class RabbitQueue:
         await self._publish(link, DEAD_KEY, letter.job_id, letter.body, headers)
         _log.warning("job_dead", job_id=letter.job_id, tries=letter.tries, reason=letter.reason)
 
-    async def _publish(
-        self, link: _Link, key: str, job_id: str, body: bytes, headers: dict[str, int | str]
-    ) -> None:
+    async def _publish(self, link: _Link, key: str, job_id: str, body: bytes, headers: dict[str, int | str]) -> None:
         message = aio_pika.Message(
             body,
             content_type=CONTENT_TYPE,

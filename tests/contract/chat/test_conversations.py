@@ -167,6 +167,17 @@ async def test_a_removed_member_is_gone_everywhere(store: Store) -> None:
     assert not await store.set_muted(ROOM, BOB, muted=True)
 
 
+async def test_nothing_moves_while_somebody_is_away(store: Store) -> None:
+    await store.create(group(ROOM, ANN, BOB))
+    await store.remove_member(ROOM, BOB)
+    await store.move_watermarks([(ROOM, BOB, SEEN, Seq(9)), (ROOM, BOB, DELIVERED, Seq(9))])
+    await store.set_muted(ROOM, BOB, muted=True)
+
+    await add(store, BOB, read_seq=2)
+
+    assert await store.find_membership(ROOM, BOB) == Membership(BOB, Watermarks(Seq(2), Seq(2)), muted=False)
+
+
 async def test_removing_tells_whether_he_was_a_member(store: Store) -> None:
     await store.create(group(ROOM, ANN, BOB))
 

@@ -299,7 +299,9 @@ async def test_the_last_number_there_can_be_is_read_like_any_other(store: Store)
 
     assert await store.read_before(ROOM, Seq(MAX_SEQ + 1), limit=3) == [last]
     assert await store.read_after(ROOM, Seq(MAX_SEQ - 1), limit=3) == [last]
+    assert await store.read_before(ROOM, Seq(1 << 40), limit=3) == [last]
     assert list(await store.read_before(ROOM, MAX_SEQ, limit=3)) == []
+    assert list(await store.read_after(ROOM, Seq(1 << 40), limit=3)) == []
     assert await store.find_head(ROOM) == MAX_SEQ
 
 
@@ -354,8 +356,9 @@ async def test_everything_is_there_after_closing_and_opening_again(start_store: 
 
 
 @pytest.mark.parametrize("steps", range(1, 8))
-async def test_a_caller_that_goes_away_leaves_a_whole_batch_and_a_usable_store(store: Store, steps: int) -> None:
+async def test_a_caller_that_goes_away_leaves_a_whole_batch_and_disturbs_nobody(store: Store, steps: int) -> None:
     append = asyncio.create_task(store.append(messages(1, 50), entry("e1")))
+    others = [asyncio.create_task(store.append([message(1, ConversationId(f"g{n}"))], None)) for n in range(3)]
     for _ in range(steps):
         await asyncio.sleep(0)
     append.cancel()
@@ -365,14 +368,17 @@ async def test_a_caller_that_goes_away_leaves_a_whole_batch_and_a_usable_store(s
         return await store.find_head(ROOM) == 50 and await store.count_entries() == 1
 
     await eventually(stored)
+    assert await asyncio.wait_for(asyncio.gather(*others), timeout=10) == [Appended(1)] * 3
     assert await store.append(messages(51, 51), None) == Appended(1)
 
 
 async def test_closing_waits_for_what_was_accepted(start_store: StartStore) -> None:
     store = await start_store()
-    appends = [asyncio.create_task(store.append([message(1, ConversationId(f"g{n}"))], None)) for n in range(20)]
-    await asyncio.sleep(0)
+    appends = []
+    for number in range(20):  # the first are under way when the last are accepted
+        appends.append(asyncio.create_task(store.append([message(1, ConversationId(f"g{number}"))], None)))
+        await asyncio.sleep(0)
 
     await store.close()
 
-    assert await asyncio.gather(*appends) == [Appended(1)] * 20
+    assert await asyncio.wait_for(asyncio.gather(*appends), timeout=10) == [Appended(1)] * 20

@@ -23,7 +23,7 @@ from scripts.servers import Mongod
 from services.chat.errors import StoreUnavailable
 from services.chat.model import ConversationId, Message, Seq, UserId, WatermarkKind
 from services.chat.store import Appended
-from services.chat.store.mongo import MongoStore
+from services.chat.store.mongo import MongoStore, connection
 from services.runtime.config import ConfigError
 from tests.contract.chat.samples import (
     ANN,
@@ -283,11 +283,12 @@ async def test_a_server_that_hangs_at_the_start_is_unavailable_within_the_start_
 
 
 async def test_a_server_that_comes_while_the_store_starts_is_used(
-    make_store: MakeMongoStore, own_mongod: Mongod, own_url: str
+    make_store: MakeMongoStore, own_mongod: Mongod, own_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "_ATTEMPT_S", 0.2)
     await pause(own_mongod)
     starting = asyncio.create_task(make_store(own_url, start_timeout=timedelta(seconds=20)).start())
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.7)  # some attempts have failed
     own_mongod.resume()
 
     await starting
@@ -427,7 +428,7 @@ async def test_a_thousand_keys_take_one_round_trip(watched: tuple[MongoStore, Co
     assert commands.names() == {"find": 1}
 
 
-async def test_a_sent_time_is_a_date_and_the_names_are_those_of_the_api(
+async def test_times_are_dates_and_the_names_are_those_of_the_api(
     make_store: MakeMongoStore, empty_database_url: str
 ) -> None:
     store = make_store(empty_database_url)
@@ -435,6 +436,7 @@ async def test_a_sent_time_is_a_date_and_the_names_are_those_of_the_api(
     await store.create(group(ROOM, ANN))
     await store.append([message(1, content="x" * 500)], entry("e1"))
     await store.record_activity([message(1, content="x" * 500)])
+    await store.record_activity([message(0)])
 
     with pymongo.MongoClient[Document](empty_database_url, tz_aware=True) as client:
         database = client.get_default_database()
@@ -478,9 +480,9 @@ async def store(make_store: MakeMongoStore, empty_database_url: str) -> MongoSto
     return store
 
 
-def _crash_before_the_members(database: pymongo.database.Database[Document]) -> None:
-    """As if the creating replica had died when only the conversation's own document was there."""
-    database["memberships"].delete_many({})
+def _as_if_the_creator_had_died(database: pymongo.database.Database[Document], *, missing: list[UserId]) -> None:
+    """The conversation's own document is there and says so, some of the memberships are not."""
+    database["memberships"].delete_many({"userId": {"$in": missing}})
     database["conversations"].update_one({"_id": ROOM}, {"$set": {"pendingMemberIds": [ANN, BOB]}})
 
 
@@ -488,21 +490,19 @@ async def test_a_conversation_whose_creator_died_is_not_seen_and_takes_nobody(
     store: MongoStore, database: pymongo.database.Database[Document]
 ) -> None:
     await store.create(group(ROOM, ANN, BOB))
-    _crash_before_the_members(database)
-    database["memberships"].insert_one(
-        {"_id": f"{ROOM}:{ANN}", "conversationId": ROOM, "userId": ANN, "slot": 0, "deliveredSeq": 0, "readSeq": 0}
-    )
+    _as_if_the_creator_had_died(database, missing=[BOB])
 
     assert await store.find(ROOM) is None
     assert list(await store.read_page(ANN, before=None, limit=10)) == []
     assert not await store.add_member(ROOM, CID, read_seq=Seq(0), max_members=9)
 
 
+@pytest.mark.parametrize("missing", [[], [ANN], [BOB], [ANN, BOB]])
 async def test_the_repeated_request_finishes_what_its_replica_left_half_done(
-    store: MongoStore, database: pymongo.database.Database[Document]
+    store: MongoStore, database: pymongo.database.Database[Document], missing: list[UserId]
 ) -> None:
     await store.create(group(ROOM, ANN, BOB))
-    _crash_before_the_members(database)
+    _as_if_the_creator_had_died(database, missing=missing)
 
     assert not await store.create(group(ROOM, CID, title="another"))
 

@@ -151,6 +151,18 @@ def test_a_path_that_cannot_be_is_refused(tmp_path: Path) -> None:
     assert "cannot be used as the store" in refusal_of(tmp_path)
 
 
+async def test_stores_that_start_together_on_a_new_file_make_its_tables_once(tmp_path: Path) -> None:
+    for turn in range(10):
+        stores = [store_at(tmp_path / f"{turn}.db") for _ in range(6)]
+        await asyncio.gather(*(store.start() for store in stores))
+
+        assert await stores[0].append(messages(1, 1), None) == Appended(1)
+        assert [await store.find_head(ROOM) for store in stores] == [1] * 6
+
+        for store in stores:
+            await store.close()
+
+
 async def test_while_another_process_holds_the_file_writes_are_unavailable_and_reads_go_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

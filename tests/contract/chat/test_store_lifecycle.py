@@ -9,7 +9,7 @@ from services.chat.errors import StoreUnavailable
 from services.chat.model import MessageId, Seq, WatermarkKind
 from services.chat.store import Appended, Store, open_store
 from tests.contract.chat.conftest import MakeStore, StartStore
-from tests.contract.chat.samples import ANN, ROOM, entry, group, key_of, message, messages
+from tests.contract.chat.samples import ANN, OTHER_ROOM, ROOM, entry, group, key_of, message, messages
 
 CALLS: list[Callable[[Store], Awaitable[object]]] = [
     lambda store: store.append([message(1)], entry("e1")),
@@ -73,15 +73,16 @@ async def test_replicas_may_start_at_the_same_time(start_store: StartStore) -> N
     assert await asyncio.gather(*(replica.find_head(ROOM) for replica in replicas)) == [1] * 4
 
 
-async def test_text_that_is_no_unicode_is_refused_and_disturbs_nobody(store: Store) -> None:
+async def test_text_that_is_no_unicode_stops_its_whole_append_and_disturbs_nobody(store: Store) -> None:
     broken, sound = await asyncio.gather(
-        store.append([message(1, content="\ud800")], None),
-        store.append([message(1, key="sound")], None),
+        store.append([message(1), message(2, content="\ud800")], entry("e1")),
+        store.append([message(1, OTHER_ROOM)], None),
         return_exceptions=True,
     )
 
     assert isinstance(broken, UnicodeError)
     assert sound == Appended(1)
+    assert await store.find_head(ROOM) == 0
 
 
 @pytest.mark.parametrize("url", ["", "postgres://host/name", "sqlite://relative", "memory://", "/path", "sqlite:///"])

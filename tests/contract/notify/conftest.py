@@ -7,11 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pymongo import AsyncMongoClient
 
 from services.notify.queue import Queue, QueueOptions, open_queue
+from services.notify.store import Store, open_store
+from services.notify.store.mongo import MongoStore
 
 # Opens the test's own queue once more, started; closed when the test ends.
 StartQueue = Callable[[], Awaitable[Queue]]
+StartStore = Callable[[], Awaitable[Store]]
 
 
 @pytest.fixture
@@ -43,3 +47,32 @@ async def queue(queue_url: str, queue_options: QueueOptions) -> AsyncIterator[Qu
     await opened.close()
 
 
+@pytest.fixture(params=["sqlite", "motor", "pymongo"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    if request.param == "sqlite":
+        return lambda: open_store(f"sqlite:///{tmp_path}/data/notify.db")
+    url: str = request.getfixturevalue("mongo_database_url")
+    if request.param == "motor":
+        return lambda: open_store(url)
+    return lambda: MongoStore(url, client_factory=AsyncMongoClient)
+
+
+@pytest.fixture
+async def start_store(make_store: Callable[[], Store]) -> AsyncIterator[StartStore]:
+    started: list[Store] = []
+
+    async def start() -> Store:
+        store = make_store()
+        await store.start()
+        started.append(store)
+        return store
+
+    yield start
+    for store in started:
+        await store.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "a task outlives its store"
+
+
+@pytest.fixture
+async def store(start_store: StartStore) -> Store:
+    return await start_store()

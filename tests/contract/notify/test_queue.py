@@ -197,9 +197,7 @@ async def test_closing_waits_for_what_is_under_way(queue_url: str, queue_options
     await queue.close()
 
 
-async def test_closing_cuts_off_what_does_not_end_within_the_grace(
-    queue_url: str, queue_options: QueueOptions
-) -> None:
+async def test_closing_cuts_off_what_does_not_end_within_the_grace(queue_url: str, queue_options: QueueOptions) -> None:
     queue = open_queue(queue_url, queue_options)
     await queue.start()
     started = asyncio.Event()

@@ -108,7 +108,7 @@ class MongoMessageLog(MongoPart):
         try:
             await self._messages.insert_many([message_document(message) for message in messages], ordered=True)
         except BulkWriteError as failure:
-            return _stopped(failure)
+            return appended_before(failure)
         return Appended(len(messages))
 
     async def _insert_entry(self, entry: OutboxEntry | None) -> None:
@@ -146,12 +146,16 @@ class MongoOutbox(MongoPart):
         return self._mongo.collection("outbox")
 
 
-def _stopped(failure: BulkWriteError) -> Appended:
-    """What an index stopped. Any other failure leaves it open how far the insert came."""
-    details = failure.details
-    first = details["writeErrors"][0] if details["writeErrors"] else {}
-    if first.get("code") != _DUPLICATE_KEY or details["writeConcernErrors"]:
+def appended_before(failure: BulkWriteError) -> Appended:
+    """What was stored before an index refused the next.
+
+    Raises:
+        OperationFailure: something else stopped the insert, or it is not known to last; how far it came is open.
+    """
+    first = next(iter(failure.details["writeErrors"]), {})
+    lost = next(iter(failure.details["writeConcernErrors"]), {})
+    if lost or first.get("code") != _DUPLICATE_KEY:
+        code = (lost or first).get("code")
         # Not `from failure`: its text has whole messages in it, and may end in a log.
-        code = first.get("code") or details["writeConcernErrors"][0].get("code")
         raise OperationFailure(f"the insert failed with code {code}", code) from None
     return Appended(first["index"], AppendConflict(seq_taken="_id" in first["keyPattern"]))
