@@ -39,7 +39,7 @@ static: setup-python ## format, lint, types, import contracts, protos, drift of 
 	@echo "static: ruff format"
 	@$(PY) -m ruff format --check --quiet .
 	@echo "static: ruff check"
-	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff check --quiet --output-format concise .
 	@echo "static: mypy"
 	@$(PY) -m mypy --no-error-summary
 	@echo "static: import contracts"

@@ -46,10 +46,10 @@ class WebSocketTransport(Transport):
         self._socket = socket
         self._transport = transport
         self._tasks = tasks
-        self._is_closed = False
+        self._closing: asyncio.Task[None] | None = None
 
     def write(self, frames: list[bytes]) -> None:
-        if self._is_closed or self._transport.is_closing():
+        if self._closing is not None or self._transport.is_closing():
             return
         parts: list[bytes] = []
         for frame in frames:
@@ -61,10 +61,14 @@ class WebSocketTransport(Transport):
         return self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
-        if not self._is_closed:
-            self._is_closed = True
+        if self._closing is None:
             message = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
-            self._tasks.spawn(self._close(code, message), "close websocket")
+            self._closing = self._tasks.spawn(self._close(code, message), "close websocket")
+
+    async def closed(self) -> None:
+        """Waits for the close that was asked for, if any: whoever lets go of the socket before ends it with 1000."""
+        if self._closing is not None:
+            await asyncio.wait((self._closing,))
 
     async def _close(self, code: int, message: bytes) -> None:
         try:
@@ -139,7 +143,8 @@ class WebSocketEndpoint:
         transport = request.transport
         if transport is None:  # gone before the handshake was answered
             return socket
-        session = self._open_session(WebSocketTransport(socket, transport, self._tasks))
+        client = WebSocketTransport(socket, transport, self._tasks)
+        session = self._open_session(client)
         self._sessions[session] = None
         self._opened.inc()
         try:
@@ -148,9 +153,12 @@ class WebSocketEndpoint:
             session.bug(error)
         finally:
             session.lost()
-            del self._sessions[session]
-            if not self._sessions:
-                self._empty.set()
+            try:
+                await client.closed()
+            finally:
+                del self._sessions[session]
+                if not self._sessions:
+                    self._empty.set()
         return socket
 
     async def _read(self, socket: web.WebSocketResponse, session: Session) -> None:
