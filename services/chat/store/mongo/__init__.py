@@ -19,8 +19,9 @@ class MongoStore(MongoMessageLog, MongoOutbox, MongoConversations):
     """Bound to the event loop that `start` runs in.
 
     Args:
-        url: `mongodb://…/name?replicaSet=…`; pool and timeout options in it win over the defaults here, the guarantees
-            (write and read concern, retryable writes) do not yield. Without a name the database is "parley".
+        url: `mongodb://…/name?replicaSet=…`; pool and connection options in it win over the defaults here, the
+            guarantees (write and read concern, retryable writes) and the bounds do not yield. Without a name
+            the database is "parley".
         client_factory: what opens the client, instead of motor: pymongo's `AsyncMongoClient`.
         operation_timeout: the bound of every operation; after it the outcome of a write is not known.
         start_timeout: the bound of `start`.

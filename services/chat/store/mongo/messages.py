@@ -152,8 +152,8 @@ def appended_before(failure: BulkWriteError) -> Appended:
     Raises:
         OperationFailure: something else stopped the insert, or it is not known to last; how far it came is open.
     """
-    first = next(iter(failure.details["writeErrors"]), {})
-    lost = next(iter(failure.details["writeConcernErrors"]), {})
+    first: Document = next(iter(failure.details["writeErrors"]), {})
+    lost: Document = next(iter(failure.details["writeConcernErrors"]), {})
     if lost or first.get("code") != _DUPLICATE_KEY:
         code = (lost or first).get("code")
         # Not `from failure`: its text has whole messages in it, and may end in a log.

@@ -125,7 +125,7 @@ class Database:
 
 
 class _Thread:
-    """A connection and the only thread that uses it."""
+    """A connection and the only thread that touches it, in the order it is asked."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -133,22 +133,35 @@ class _Thread:
         self._connection: sqlite3.Connection | None = None
 
     async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        def do() -> None:
+            self._connection = connect()
+
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self._name)
-        self._connection = await asyncio.get_running_loop().run_in_executor(self._executor, connect)
+        await self._in_thread(do)
 
     async def run(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        if self._executor is None or self._connection is None:
-            raise RuntimeError("the connection is not open")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, do, self._connection)
+        def with_connection() -> T:
+            if self._connection is None:
+                raise RuntimeError("the connection is not open")
+            return do(self._connection)
+
+        return await self._in_thread(with_connection)
 
     async def close(self) -> None:
-        """After what it was asked before."""
-        executor, self._executor = self._executor, None
-        connection, self._connection = self._connection, None
-        if executor is not None and connection is not None:
-            await asyncio.get_running_loop().run_in_executor(executor, connection.close)
-        if executor is not None:
-            executor.shutdown(wait=False)
+        def do() -> None:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+        if self._executor is not None:
+            await self._in_thread(do)
+            self._executor.shutdown(wait=False)
+        self._executor = None
+
+    async def _in_thread(self, do: Callable[[], T]) -> T:
+        if self._executor is None:
+            raise RuntimeError("the thread has not been started")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, do)
 
 
 class _Write(Generic[T]):

@@ -1,7 +1,8 @@
 """The tables of a store file, and how a file is opened: only one that is ours, or new."""
 
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ _APPLICATION_ID: Final = 0x50524C59
 _VERSION: Final = 1
 # Another process may hold the lock for a commit or two; much longer means that it hangs.
 _BUSY_S: Final = 5.0
+_PAUSE_S: Final = 0.01
 
 _SCHEMA: Final[Sequence[str]] = (
     # The rows lie in the order of the key: a page of history is a range, the head its last row.
@@ -77,14 +79,23 @@ def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
         if read_only:
             connection.execute("PRAGMA query_only = ON")
             return connection
-        _make_or_check(connection, path)
-        # Readers then do not wait for the writer, and a commit is one sync; FULL makes it a durable one.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        _while_others_do_the_same(lambda: _make_or_check(connection, path))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _while_others_do_the_same(prepare: Callable[[], None]) -> None:
+    """SQLite's own waiting for locks does not cover the change of the journal mode."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return prepare()
+        except sqlite3.OperationalError as failure:
+            if failure.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def _make_or_check(connection: sqlite3.Connection, path: Path) -> None:
@@ -99,6 +110,9 @@ def _make_or_check(connection: sqlite3.Connection, path: Path) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+    # Readers then do not wait for the writer, and a commit is one sync; FULL makes it a durable one.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
