@@ -50,7 +50,6 @@ _JSON = "application/json"
 # RFC 6455, 7.4.1, and IANA's registry.
 CLOSE_NORMAL = 1000
 CLOSE_POLICY = 1008
-CLOSE_TOO_LARGE = 1009
 CLOSE_BUG = 1011
 CLOSE_RESTARTING = 1012
 CLOSE_TOO_SLOW = 1013
@@ -174,10 +173,6 @@ class Session:
         elif heart_beat.should_send(now):
             heart_beat.sent(now)
             self._outbox.push(b"\n")
-
-    def too_large(self) -> None:
-        """A WebSocket message above the limit came."""
-        self._end(CLOSE_TOO_LARGE, "frame too large")
 
     def drain(self) -> None:
         """This edge is leaving: nothing more is read, what was accepted is answered, the client goes elsewhere."""

@@ -42,14 +42,20 @@ def frame_header(length: int) -> bytes:
 class WebSocketTransport(Transport):
     """One accepted socket."""
 
-    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport, tasks: Tasks) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse, transport: asyncio.Transport, reader: "asyncio.Task[object] | None"
+    ) -> None:
         self._socket = socket
         self._transport = transport
-        self._tasks = tasks
-        self._closing: asyncio.Task[None] | None = None
+        self._reader = reader
+        self._goodbye: tuple[int, bytes] | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        return self._goodbye is not None
 
     def write(self, frames: list[bytes]) -> None:
-        if self._closing is not None or self._transport.is_closing():
+        if self._goodbye is not None or self._transport.is_closing():
             return
         parts: list[bytes] = []
         for frame in frames:
@@ -61,19 +67,22 @@ class WebSocketTransport(Transport):
         return self._transport.get_write_buffer_size()
 
     def close(self, code: int, reason: str) -> None:
-        if self._closing is None:
-            message = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
-            self._closing = self._tasks.spawn(self._close(code, message), "close websocket")
+        if self._goodbye is None:
+            self._goodbye = (code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore").encode())
+            if self._reader is not None and self._reader is not asyncio.current_task():
+                self._reader.cancel()  # it waits for the client, and is the one to say goodbye
 
-    async def closed(self) -> None:
-        """Waits for the close that was asked for, if any: whoever lets go of the socket before ends it with 1000."""
-        if self._closing is not None:
-            await asyncio.wait((self._closing,))
+    async def say_goodbye(self) -> None:
+        """The closing handshake: ours, then everything that the client still sends, up to its answer.
 
-    async def _close(self, code: int, message: bytes) -> None:
+        A socket that is closed while something lies unread in it is reset, and the client may lose our last words.
+        """
+        if self._goodbye is None:
+            return
+        code, message = self._goodbye
         try:
             await self._socket.close(code=code, message=message, drain=False)
-        except OSError as error:  # gone in the middle of saying goodbye
+        except OSError as error:  # gone in the middle of it
             _log.debug("close_failed", error=type(error).__name__)
         if self._transport.get_write_buffer_size():
             self._transport.abort()  # it did not take what it was told in time: nothing is left to wait for
@@ -102,7 +111,7 @@ class WebSocketEndpoint:
         self._sessions: dict[Session, None] = {}
         self._ticking: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
-        self._is_leaving = False
+        self._leaving = asyncio.Event()
         self._opened = metrics.counter("edge_connections_opened", "WebSocket connections accepted.")
         metrics.gauge("edge_connections", "WebSocket connections open.").set_function(lambda: len(self._sessions))
 
@@ -115,7 +124,7 @@ class WebSocketEndpoint:
 
     async def drain(self, over_s: float) -> None:
         """Takes no new client and sends the others away (1012), spread over `over_s`; waits until they are gone."""
-        self._is_leaving = True
+        self._leaving.set()
         leaving = list(self._sessions)
         for index, session in enumerate(leaving):
             session.drain()
@@ -127,7 +136,7 @@ class WebSocketEndpoint:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self._origins.check(request)
-        if self._is_leaving or len(self._sessions) >= self._max_connections:
+        if self._leaving.is_set() or len(self._sessions) >= self._max_connections:
             raise web.HTTPServiceUnavailable(
                 text="this edge takes no more connections: try again", headers={"Retry-After": "1"}
             )
@@ -143,23 +152,33 @@ class WebSocketEndpoint:
         transport = request.transport
         if transport is None:  # gone before the handshake was answered
             return socket
-        client = WebSocketTransport(socket, transport, self._tasks)
+        client = WebSocketTransport(socket, transport, asyncio.current_task())
         session = self._open_session(client)
         self._sessions[session] = None
         self._opened.inc()
+        if self._leaving.is_set():  # it began to while the handshake was answered
+            session.drain()
+        try:
+            await self._serve(socket, client, session)
+        finally:
+            del self._sessions[session]
+            if not self._sessions:
+                self._empty.set()
+        return socket
+
+    async def _serve(self, socket: web.WebSocketResponse, client: WebSocketTransport, session: Session) -> None:
         try:
             await self._read(socket, session)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not client.is_closing or task is None:
+                raise
+            task.uncancel()  # it was `close` that called the reader away
         except Exception as error:
             session.bug(error)
         finally:
             session.lost()
-            try:
-                await client.closed()
-            finally:
-                del self._sessions[session]
-                if not self._sessions:
-                    self._empty.set()
-        return socket
+        await client.say_goodbye()
 
     async def _read(self, socket: web.WebSocketResponse, session: Session) -> None:
         while not session.is_over:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from edge.config import EdgeSettings
 from services.chat.config import ChatSettings
+from services.notify.config import NotifySettings
+from services.presence.config import PresenceSettings
 from services.runtime.config import RuntimeSettings, Settings, describe
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -22,6 +24,8 @@ _GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("Every process", RuntimeSettings),
     ("edge", EdgeSettings),
     ("chat", ChatSettings),
+    ("presence", PresenceSettings),
+    ("notify", NotifySettings),
 )
 
 

@@ -35,8 +35,16 @@ def environment_of(service: Service, plan: Plan) -> dict[str, str]:
             "PARLEY_CHAT_STORE_URL": plan.mongo_url,
             "PARLEY_CHAT_BUS_URL": plan.redis_url,
         },
-        Kind.PRESENCE: {"PARLEY_PRESENCE_LISTEN": service.address},
-        Kind.NOTIFY: {"PARLEY_NOTIFY_LISTEN": service.address},
+        Kind.PRESENCE: {
+            "PARLEY_PRESENCE_LISTEN": service.address,
+            "PARLEY_PRESENCE_STORE_URL": plan.redis_url,
+        },
+        Kind.NOTIFY: {
+            "PARLEY_NOTIFY_LISTEN": service.address,
+            "PARLEY_NOTIFY_QUEUE_URL": plan.amqp_url,
+            "PARLEY_NOTIFY_STORE_URL": plan.mongo_url,
+            "PARLEY_NOTIFY_PRESENCE_TARGETS": plan.targets(Kind.PRESENCE),
+        },
         Kind.EDGE: {
             "PARLEY_EDGE_LISTEN": service.address,
             "PARLEY_EDGE_DEV_TOKENS": "true",

@@ -80,7 +80,7 @@ async def build(process: Process, settings: NotifySettings, *, queue: Queue | No
     """
     clock, metrics = process.clock, process.metrics
     options = queue_options(settings)
-    jobs = queue or open_queue(settings.queue_url.get_secret_value(), options)
+    jobs = queue or open_queue(settings.queue_url, options)
     store = _Store(settings.store_url)
     push_timeout = timedelta(seconds=settings.push_timeout_s)
     providers = {

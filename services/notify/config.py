@@ -12,8 +12,8 @@ class NotifySettings(Settings):
     model_config = SettingsConfigDict(env_prefix="PARLEY_NOTIFY_")
 
     listen: str = Field(default="127.0.0.1:8092", description="host:port of the gRPC server; port 0: any free one")
-    queue_url: SecretStr = Field(
-        default=SecretStr("memory://notify"),
+    queue_url: str = Field(
+        default="memory://notify",
         description="where jobs come from: amqp://…, amqps://… or memory://name (one process only)",
     )
     queue_prefix: str = Field(

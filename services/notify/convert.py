@@ -169,7 +169,7 @@ def address_from(wire: notify_pb2.RegisterDeviceRequest) -> Address:
 
 
 def device_id_of(address: Address) -> DeviceId:
-    """The same for the same address. A web push endpoint alone names its receiver; its keys may be renewed."""
+    """The same for the same address; a subscription whose keys were renewed is another one."""
     match address:
         case WebPushAddress(endpoint, p256dh, auth):
             named = f"webpush\0{endpoint}\0{p256dh}\0{auth}"

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings, runtime = load(NotifySettings, RuntimeSettings)
     except ConfigError as error:
         exit_for(error)
-    url = settings.queue_url.get_secret_value()
+    url = settings.queue_url
     if url.startswith("memory://"):
         sys.stderr.write("a memory queue lives in its own process: use the ListDeadLetters call of that process\n")
         return 2

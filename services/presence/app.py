@@ -47,7 +47,15 @@ async def build(process: Process, settings: PresenceSettings) -> GrpcServer:
     watches = Watches(reads, metrics)
     updates = Updates(store, grace_ms=grace_ms, metrics=metrics)
     reports = Reports(store, updates, metrics)
-    sweeper = Sweeper(store, reports, updates, watches, tick_s=settings.tick_s, metrics=metrics)
+    sweeper = Sweeper(
+        store,
+        reports,
+        updates,
+        watches,
+        tick_s=settings.tick_s,
+        orphans_every_ms=milliseconds(times.lease_ttl),
+        metrics=metrics,
+    )
     server = GrpcServer.from_settings(settings.listen, process.settings, metrics=metrics)
     servicer = PresenceServicer(
         reports,

@@ -1,6 +1,6 @@
 """What edges report: their sessions, under a lease each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from services.presence.errors import Superseded
@@ -59,15 +59,13 @@ class Reports:
             raise Superseded
         if admission.verdict is Verdict.NEEDS_FULL:
             return False
-        events = await self._full_events(report) if report.is_full else _events(report)
-        if events or report.is_full:
+        if report.activities:  # before the sessions: what is announced of those carries it
+            await self._store.record_activity(report.activities)
+        origin = Origin(report.edge_id, report.seq, admission.take_by_ms)
+        events = await self._full_events(report, origin) if report.is_full else _events(report)
+        if events:
             self._sizes.observe(len(report.put) + len(report.closed))
-            origin = Origin(report.edge_id, report.seq, admission.take_by_ms, everywhere=report.is_full)
-            # Times before sessions: what is announced of a session carries them.
-            await self._store.record_activity(report.activities)
             await self._updates.apply(events, origin)
-        elif report.activities:
-            await self._store.record_activity(report.activities)
         return True
 
     async def release(self, edge_id: EdgeId) -> None:
@@ -80,11 +78,10 @@ class Reports:
 
     async def clear(self, lease: Lease) -> None:
         """Ends every session of a lease that has ended, as of its end. Idempotent; several may do it at once."""
-        users = await self._store.load_edge(lease.edge_id)
-        gone = [EdgeGone(lease.edge_id, lease.expires_ms)]
-        origin = Origin(lease.edge_id, lease.seq, everywhere=True, is_ending=True)
+        origin = Origin(lease.edge_id, lease.seq, is_ending=True)
         try:
-            await self._updates.apply(dict.fromkeys(users, gone), origin)
+            users = await self._users_of(origin)
+            await self._updates.apply(dict.fromkeys(users, (EdgeGone(lease.edge_id, lease.expires_ms),)), origin)
         except Superseded:  # the edge came back, and has reported again
             return
         await self._store.forget_lease(lease)
@@ -92,13 +89,17 @@ class Reports:
         self._cleared.labels(why).inc()
         _log.info("lease_cleared", edge=lease.edge_id, users=len(users), why=why)
 
-    async def _full_events(self, report: Report) -> Mapping[UserId, Sequence[Event]]:
-        listed: dict[UserId, dict[SessionId, Status]] = {
-            user_id: {} for user_id in await self._store.load_edge(report.edge_id)
-        }
+    async def _full_events(self, report: Report, origin: Origin) -> Mapping[UserId, Sequence[Event]]:
+        listed: dict[UserId, dict[SessionId, Status]] = {user_id: {} for user_id in await self._users_of(origin)}
         for session in report.put:
             listed.setdefault(session.user_id, {})[session.session_id] = session.status
         return {user_id: [Listed(report.edge_id, sessions)] for user_id, sessions in listed.items()}
+
+    async def _users_of(self, origin: Origin) -> Set[UserId]:
+        """Everybody whom earlier reports of the edge put there; none of those can put anybody there any more."""
+        if not await self._store.supersede(origin):
+            raise Superseded
+        return await self._store.load_edge(origin.edge_id)
 
 
 def _events(report: Report) -> Mapping[UserId, Sequence[Event]]:

@@ -6,11 +6,12 @@ out prove nothing when their edges could not renew.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from services.presence.errors import Contended, StoreUnavailable
 from services.presence.reports import Reports
-from services.presence.store import PresenceStore, Tick
+from services.presence.store import Lease, PresenceStore, Tick
 from services.presence.updates import Updates
 from services.runtime.log import logger
 from services.runtime.metrics import Metrics
@@ -27,7 +28,7 @@ class TickObserver(Protocol):
 
 
 class Sweeper:
-    """A component."""
+    """A component. Orphans are rare: they are looked for every `orphans_every_ms`."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Sweeper:
         observer: TickObserver,
         *,
         tick_s: float,
+        orphans_every_ms: int,
         metrics: Metrics,
     ) -> None:
         self._store = store
@@ -44,6 +46,8 @@ class Sweeper:
         self._updates = updates
         self._observer = observer
         self._tick_s = tick_s
+        self._orphans_every_ms = orphans_every_ms
+        self._orphans_at_ms = 0
         self._ticking: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._is_up = metrics.gauge("presence_store_up", "1 while the store answers.")
@@ -92,7 +96,11 @@ class Sweeper:
         Raises:
             StoreUnavailable, Contended: something is left for the next tick.
         """
-        for lease in tick.leases:
+        orphans: Sequence[Lease] = ()
+        if tick.now_ms >= self._orphans_at_ms:
+            orphans = await self._store.find_orphans()
+            self._orphans_at_ms = tick.now_ms + self._orphans_every_ms
+        for lease in (*tick.leases, *orphans):
             if not lease.is_alive:
                 await self._reports.clear(lease)
         while len(due := await self._store.find_due(limit=_MAX_DUE)):

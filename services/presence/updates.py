@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from services.presence import machine
@@ -45,17 +44,15 @@ class Updates:
             StoreUnavailable: likewise.
         """
         left = iter(events.items())
-        part = dict(islice(left, _MAX_USERS))
-        while part or origin.everywhere:
-            await self._apply_part(part, origin)
-            origin = replace(origin, everywhere=False)  # that was seen to with the first part
-            part = dict(islice(left, _MAX_USERS))
+        while part := dict(islice(left, _MAX_USERS)):
+            # What ends an edge is made of everybody whom it is said to have, also where the user knows nothing of it.
+            await self._apply_part(part, origin, even_unchanged=origin.is_ending)
 
     async def _apply_part(
         self, events: Mapping[UserId, Sequence[Event]], origin: Origin | None, *, even_unchanged: bool = False
     ) -> None:
         for _ in range(_MAX_ROUNDS):
-            loaded = await self._store.load(list(events)) if events else Loaded(0, False, {})
+            loaded = await self._store.load(list(events))
             changes = self._changes(events, loaded, even_unchanged=even_unchanged)
             outcome = await self._store.commit(changes, list(events), origin)
             for change in changes:

@@ -21,6 +21,8 @@ from tests.e2e.world import ERRORS, send_frame, topic
 _WINDOW = 10
 """Unanswered SENDs of one sender."""
 
+_WITHOUT_END = 1_000_000
+
 
 async def connect_anywhere(
     http: aiohttp.ClientSession, edges: Sequence[str], user: User, first: int, *, errors: bool = False
@@ -198,17 +200,31 @@ class Sender:
         self._client: RawClient | None = None
         self._attempts = 0
         self._stopping = False
+        self._task: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         self._client = await connect_anywhere(self._http, self._edges, self.user, self._edge, errors=True)
 
-    async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+    def start(self) -> None:
+        """Send without end, until `finish`."""
+        self._task = asyncio.create_task(self.send(_WITHOUT_END), name=f"sender {self.user.user_id}")
 
     def stop(self) -> None:
-        """Send nothing new; `send` returns when all that was sent is answered."""
+        """Send nothing new."""
         self._stopping = True
+
+    async def finish(self) -> None:
+        """After `stop`: wait until all that was sent is answered."""
+        assert self._task is not None
+        await self._task
+
+    async def close(self) -> None:
+        """Let go of everything, finished or not."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._client is not None:
+            await self._client.close()
 
     async def send(self, count: int, *, window: int = _WINDOW) -> None:
         """Send that many more, at most `window` of them unanswered; every one of them is stored on return."""
@@ -269,3 +285,11 @@ class Sender:
 
     def _keep(self, receipt: Frame, content: str) -> None:
         self.promises.append(Promise(content, content, receipt.headers["message-id"], receipt.seq))
+
+
+async def finish(senders: Sequence[Sender]) -> None:
+    """Stop them all, then wait until each has its answers."""
+    for sender in senders:
+        sender.stop()
+    for sender in senders:
+        await sender.finish()

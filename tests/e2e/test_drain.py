@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.api import Api, User, fresh_user_id
 from tests.e2e.deployments import DRAIN_S, ROOMY_LIMITS, Embedded, FullStack, bad_lines, find_exit_code
 from tests.e2e.expect import same_message
-from tests.e2e.follower import Follower, Sender
+from tests.e2e.follower import Follower, Sender, finish
 from tests.e2e.raw import RawClient
 from tests.e2e.waiting import eventually
 from tests.e2e.world import World
@@ -69,7 +69,8 @@ async def test_process_of_the_stack_leaves_in_order_under_load(
         for number, user in enumerate(users):
             senders.append(Sender(faulty_world.http, edges, user, conversation, edge=number))
             await senders[-1].connect()
-        sending = [asyncio.create_task(sender.send(1_000_000)) for sender in senders]
+        for sender in senders:
+            sender.start()
         await promised_more(senders, PROMISES_BEFORE)
 
         log_before = len(faulty_stack.log(process))
@@ -79,9 +80,7 @@ async def test_process_of_the_stack_leaves_in_order_under_load(
         log = faulty_stack.log(process)[log_before:]
 
         await promised_more(senders, PROMISES_BEFORE)
-        for sender in senders:
-            sender.stop()
-        await asyncio.gather(*sending)
+        await finish(senders)
         assert code == 0, log
         assert took_s < DRAIN_S + 1
         assert bad_lines(log) == []
@@ -141,7 +140,8 @@ async def test_embedded_server_leaves_in_order_under_load_and_comes_back_with_ev
     for user in users:
         senders.append(Sender(http, edges, user, conversation))
         await senders[-1].connect()
-    sending = [asyncio.create_task(sender.send(1_000_000)) for sender in senders]
+    for sender in senders:
+        sender.start()
     await promised_more(senders, PROMISES_BEFORE)
 
     pid = own_embedded.process.pid
@@ -154,8 +154,6 @@ async def test_embedded_server_leaves_in_order_under_load_and_comes_back_with_ev
     assert bad_lines(own_embedded.log("services")) == []
 
     await asyncio.to_thread(own_embedded.restart)
-    for sender in senders:
-        sender.stop()
-    await asyncio.gather(*sending)
+    await finish(senders)
     await assert_promises_kept(http, edges[0], senders, conversation, [])
     assert {code for sender in senders for code in sender.close_codes} == {RESTARTING}

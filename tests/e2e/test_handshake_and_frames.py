@@ -11,10 +11,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
+import aiohttp
 import pytest
 
 from tests.e2e.bare import BINARY, CLOSE, PING, PONG, TEXT, BareConnection, frame_bytes
-from tests.e2e.deployments import CONNECT_LIMIT_S
+from tests.e2e.deployments import CONNECT_LIMIT_S, Embedded
 from tests.e2e.frames import Frame, a, an_event, encode
 from tests.e2e.raw import RawClient
 from tests.e2e.waiting import eventually
@@ -24,6 +25,12 @@ PROTOCOL_ERROR, BAD_DATA, POLICY, TOO_LARGE = 1002, 1007, 1008, 1009
 FRAME_LIMIT = 64 * 1024
 DRIP_S = 0.2
 MARK = "mark-of-a-body-that-no-log-may-hold"
+
+
+@pytest.fixture
+def world(embedded: Embedded, http: aiohttp.ClientSession, closing: AsyncExitStack) -> World:
+    """One deployment for so many cases: all of them end in code of the edge that both deployments share."""
+    return World(embedded, http, closing)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.api import Api, Json, User
 from tests.e2e.deployments import FullStack
 from tests.e2e.expect import same_message
-from tests.e2e.follower import Follower, Sender
+from tests.e2e.follower import Follower, Sender, finish
 from tests.e2e.waiting import eventually
 from tests.e2e.world import World
 
@@ -99,16 +99,15 @@ async def test_messages_with_a_receipt_survive_the_death_of_each_chat_replica(
     users = await faulty_world.users(SENDERS_WHILE_KILLING)
     conversation = await faulty_world.group(*users)
     crowd = await gather_crowd(faulty_world, users, conversation, 4, close_all)
-    sending = [asyncio.create_task(sender.send(1_000_000)) for sender in crowd.senders]
+    for sender in crowd.senders:
+        sender.start()
     for replica in ("chat-1", "chat-2"):
         await crowd.promised_more(MESSAGES_BETWEEN_KILLS)
         await asyncio.to_thread(faulty_stack.stack.kill, replica)
         await crowd.promised_more(MESSAGES_BETWEEN_KILLS)
         await asyncio.to_thread(faulty_stack.stack.restart, replica)
     await crowd.promised_more(MESSAGES_BETWEEN_KILLS)
-    for sender in crowd.senders:
-        sender.stop()
-    await asyncio.gather(*sending)
+    await finish(crowd.senders)
     total = crowd.promised
     for follower in crowd.followers:
         await follower.reaches(total, timeout_s=60)

@@ -1,11 +1,9 @@
 """`x-after-seq`: exactly what came after, then live, with no gap and no repeat, over any edge."""
 
-import asyncio
-
 import pytest
 
 from tests.e2e.expect import assert_is_message_frame
-from tests.e2e.follower import Sender
+from tests.e2e.follower import Sender, finish
 from tests.e2e.frames import a, an_event
 from tests.e2e.waiting import eventually
 from tests.e2e.world import Connection, World, topic
@@ -124,11 +122,10 @@ async def test_resuming_again_and_again_while_others_send_shows_no_gap_and_no_re
     conversation = await world.group(*users)
     edges = world.deployment.edges
     senders = [Sender(world.http, edges, user, conversation, edge=number) for number, user in enumerate(users)]
-    sending = []
     try:
         for sender in senders:
             await sender.connect()
-            sending.append(asyncio.create_task(sender.send(1_000_000)))
+            sender.start()
         seen: list[int] = []
         for round_number in range(ROUNDS):
             listener = await world.connect(users[0], edge=round_number)
@@ -145,10 +142,8 @@ async def test_resuming_again_and_again_while_others_send_shows_no_gap_and_no_re
             seen += part[: max(1, len(part) // 2)]
         assert seen == list(range(1, len(seen) + 1))
         assert len(seen) > ROUNDS
+        await finish(senders)
     finally:
-        for sender in senders:
-            sender.stop()
-        await asyncio.gather(*sending)
         for sender in senders:
             await sender.close()
 

@@ -1,8 +1,8 @@
 """Who carries a push to a device: the Protocol, the outcomes, and what stands in front of every provider.
 
-A provider knows one wire format and maps every answer to an outcome; it raises nothing. `Guarded` adds what all need: a
-deadline, a breaker, and that a bug in one push stays in that push. A try is a call of the provider: what an open breaker
-refuses is not counted, so a provider that is away for an hour costs its jobs a handful of tries and no more.
+A provider knows one wire format and maps every answer to an outcome; the network's failures may pass through it.
+`Guarded` adds what all need: a deadline, a breaker, and that a bug in one push stays in that push. A try is a call of
+the provider: what an open breaker refuses is not counted.
 
 A repeat carries the same collapse id, made of the message id: Web Push `Topic` (replaces what is not delivered yet) and
 the payload's `tag` (the page's service worker replaces what is shown), FCM `collapse_key` and `tag`, APNs
@@ -80,10 +80,8 @@ class Provider(Protocol):
 
 def collapse_id(note: Note) -> str:
     """The same for a repeat, different for everything else. 32 characters of base64url (RFC 8030: at most 32)."""
-    if isinstance(note, MessageNote):
-        named = f"message/{note.message.message_id}"
-    else:
-        named = f"read/{note.conversation_id}"  # the latest one is all that counts
+    # Of what was read elsewhere the latest is all that counts.
+    named = f"message/{note.message.message_id}" if isinstance(note, MessageNote) else f"read/{note.conversation_id}"
     return base64.urlsafe_b64encode(hashlib.blake2b(named.encode(), digest_size=24).digest()).decode()
 
 

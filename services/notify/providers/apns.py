@@ -23,9 +23,11 @@ from h2.connection import H2Connection
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
+    RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
     StreamReset,
+    WindowUpdated,
 )
 from h2.exceptions import ProtocolError
 
@@ -219,6 +221,7 @@ class _Connection:
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._answers: dict[int, tuple[Answer, asyncio.Future[Answer]]] = {}
         self._is_leaving = False
+        self._window = asyncio.Event()
         self._h2.initiate_connection()
         self._flush()
         self._reading = asyncio.get_running_loop().create_task(self._read(), name="apns")
@@ -241,12 +244,15 @@ class _Connection:
         Raises:
             ConnectionEnded: before the answer was there. Whether the push was taken is not known.
         """
+        # The connection's window; a stream's own begins with 64 KiB, and a payload has 4 KiB at most.
+        while self.is_usable and self._h2.outbound_flow_control_window < len(body):
+            self._window.clear()
+            await self._window.wait()
         try:
             stream_id = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream_id, headers)
-            # At most 4 KiB, far below the window that every stream begins with; the connection's is opened by Apple.
             self._h2.send_data(stream_id, body, end_stream=True)
-        except ProtocolError as error:
+        except ProtocolError as error:  # it is closed, or has used all its streams
             self.retire()
             raise ConnectionEnded("no more streams") from error
         due: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -290,6 +296,7 @@ class _Connection:
             pass  # told to whoever waits
         finally:
             self._is_leaving = True
+            self._window.set()
             for _, due in self._answers.values():
                 if not due.done():
                     due.set_exception(ConnectionEnded("the connection ended"))
@@ -297,6 +304,8 @@ class _Connection:
 
     def _take(self, event: object) -> None:
         match event:
+            case WindowUpdated() | RemoteSettingsChanged():
+                self._window.set()
             case ConnectionTerminated():
                 self._is_leaving = True
             case ResponseReceived(stream_id=int(stream_id), headers=headers):

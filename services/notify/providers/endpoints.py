@@ -48,13 +48,12 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
         if ip in _NAT64:
-            inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
-        if any(each is not None and not _is_public_one(each) for each in inner):
-            return False
+            return _is_public_one(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
         if ip.ipv4_mapped is not None:
-            return True
+            return _is_public_one(ip.ipv4_mapped)
+        if any(each is not None and not _is_public_one(each) for each in (ip.sixtofour, *(ip.teredo or ()))):
+            return False
     return _is_public_one(ip)
 
 

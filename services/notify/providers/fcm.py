@@ -12,6 +12,8 @@ import aiohttp
 import jwt
 import msgspec
 import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from services.notify.model import Device, FcmAddress, MessageNote, Note, Platform
 from services.notify.providers import (
@@ -73,6 +75,10 @@ class Fcm:
             self._account = msgspec.json.decode(service_account.encode(), type=ServiceAccount)
         except msgspec.DecodeError as error:
             raise ValueError(f"no service account: {error}") from None
+        try:
+            serialization.load_pem_private_key(self._account.private_key.encode(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise ValueError("no service account: its private key cannot be read") from None
         self._clock = clock
         self._send_url = f"{url}/v1/projects/{self._account.project_id}/messages:send"
         self._session: aiohttp.ClientSession | None = None

@@ -19,7 +19,7 @@ import random
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import aio_pika
 from aio_pika import DeliveryMode, ExchangeType
@@ -229,13 +229,13 @@ class RabbitQueue:
     async def _declare(self, channel: AbstractChannel) -> AbstractExchange:
         """Idempotent. A queue that is there with other properties is refused by the broker, and told in the log."""
         exchange = await channel.declare_exchange(self._name("exchange"), ExchangeType.DIRECT, durable=True)
-        onwards = {
+        onwards: dict[str, Any] = {
             "x-queue-type": "quorum",
             "x-dead-letter-exchange": self._name("exchange"),
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         }
-        dead = {
+        dead: dict[str, Any] = {
             "x-queue-type": "quorum",
             "x-max-length": _MAX_DEAD_KEPT,
             "x-delivery-limit": _DEAD_DELIVERY_LIMIT,
@@ -245,9 +245,9 @@ class RabbitQueue:
             "x-delivery-limit": _DELIVERY_LIMIT,
             "x-max-length": _MAX_JOBS,
         }
-        queues: list[tuple[str, str, dict[str, str | int]]] = [("dead", DEAD_KEY, dead), ("jobs", JOB_KEY, jobs)]
+        queues: list[tuple[str, str, dict[str, Any]]] = [("dead", DEAD_KEY, dead), ("jobs", JOB_KEY, jobs)]
         for level in self._options.levels():
-            delay = {
+            delay: dict[str, Any] = {
                 "x-dead-letter-routing-key": JOB_KEY,
                 "x-message-ttl": _ms(level),
                 "x-max-length": _MAX_DELAYED,

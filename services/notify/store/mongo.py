@@ -4,14 +4,14 @@
     pushKeys   _id = message id, '/', device id; holder, takenAt, finished?; at (TTL)
     readMarks  _id = conversation id, '/', user id; conversationId, userId, readSeq, pushedSeq; at (TTL)
 
-Written with what motor and pymongo's `AsyncMongoClient` share, as motor has passed its end of life. Every operation runs
-in a task that the store owns, bounded by `pymongo.timeout` and never by its caller's cancellation, which would close a
-connection and leave a write uncertain. All that must be atomic is one document: no transactions.
+Written with what motor and pymongo's `AsyncMongoClient` share, as motor has passed its end of life. Every operation
+runs in a task that the store owns, bounded by `pymongo.timeout` and never by its caller's cancellation, which would
+close a connection and leave a write uncertain. All that must be atomic is one document: no transactions.
 """
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -274,7 +274,7 @@ class MongoStore:
             write_concern=WriteConcern(w="majority", j=True),
         )
 
-    async def _run(self, operation: Callable[[AsyncDatabase[Document]], Any]) -> Any:
+    async def _run(self, operation: Callable[[AsyncDatabase[Document]], Awaitable[T]]) -> T:
         """To its end within the operation bound, whatever becomes of the caller."""
         database = self._database
         if database is None:
@@ -285,7 +285,7 @@ class MongoStore:
         return await asyncio.shield(task)
 
     async def _bounded(
-        self, operation: Callable[[AsyncDatabase[Document]], Coroutine[Any, Any, T]], database: AsyncDatabase[Document]
+        self, operation: Callable[[AsyncDatabase[Document]], Awaitable[T]], database: AsyncDatabase[Document]
     ) -> T:
         try:
             with pymongo.timeout(self._operation_s):

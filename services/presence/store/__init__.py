@@ -96,14 +96,13 @@ class Loaded:
 class Origin:
     """The edge that a commit speaks for.
 
-    What the edge reported before `seq` takes no effect any more, for the users named in the commit, or for all where
-    `everywhere`. `take_by_ms` 0: at any time.
+    What the edge reported before `seq` takes no effect any more for the users named in the commit. `take_by_ms` 0: at
+    any time.
     """
 
     edge_id: EdgeId
     seq: Seq
     take_by_ms: int = 0
-    everywhere: bool = False
     # The lease has ended: what guards against its late reports need not be kept for long.
     is_ending: bool = False
 
@@ -152,7 +151,8 @@ class PresenceStore(Protocol):
         """Judges a report (`machine.admit`); where it is taken, the lease runs for its TTL from now."""
 
     async def end_lease(self, edge_id: EdgeId) -> Lease:
-        """Ends it now and for ever. Idempotent."""
+        """Ends it now and for good: for longer than any report can be under way, also once it is forgotten, nothing is
+        admitted under it. Idempotent."""
 
     async def forget_lease(self, lease: Lease) -> None:
         """Its users are cleared. Does nothing where the lease has begun again since it was read."""
@@ -168,6 +168,19 @@ class PresenceStore(Protocol):
 
         `touched` names those that the origin's report speaks of, changed or not. What is reported as neither
         conflicting nor superseded has been made, and announced.
+        """
+
+    async def supersede(self, origin: Origin) -> bool:
+        """What the edge reported before takes no effect any more, for anybody; False: it has reported something later.
+
+        Whoever is to end what the edge holds does this first, and then looks for whom there is: nobody can be added
+        behind their back.
+        """
+
+    async def find_orphans(self) -> Sequence[Lease]:
+        """Edges whose reports took effect and whose lease is not even remembered, as if it had ended now.
+
+        It takes a loss of data between the admission of a report and its effect, and an edge that dies then.
         """
 
     async def find_due(self, *, limit: int) -> Sequence[UserId]:

@@ -41,6 +41,8 @@ class _Data:
         self.last_tick_ms: int | None = None
         self.claimed_until_ms = 0
         self.leases: dict[EdgeId, tuple[Seq, int]] = {}
+        # Leases that were given back, and until when that is remembered.
+        self.ended: dict[EdgeId, int] = {}
         # The latest report that took effect, and until when that is remembered (None: while the lease runs).
         self.fences: dict[EdgeId, tuple[Seq, int | None]] = {}
         self.users: dict[UserId, UserState] = {}
@@ -109,6 +111,8 @@ class MemoryPresenceStore:
     async def admit(self, edge_id: EdgeId, seq: Seq, *, is_full: bool) -> Admission:
         now_ms = self._clock.time_ms()
         last_seq, expires_ms = self._data.leases.get(edge_id, (None, 0))
+        if self._data.ended.get(edge_id, 0) > now_ms:
+            last_seq = FINAL_SEQ
         verdict = machine.admit(last_seq, seq, is_alive=self._is_alive(expires_ms, now_ms), is_full=is_full)
         if verdict is Verdict.TAKEN:
             self._data.leases[edge_id] = (seq, now_ms + self._ttl_ms)
@@ -117,6 +121,7 @@ class MemoryPresenceStore:
     async def end_lease(self, edge_id: EdgeId) -> Lease:
         now_ms = self._clock.time_ms()
         self._data.leases[edge_id] = (FINAL_SEQ, now_ms)
+        self._data.ended[edge_id] = now_ms + 4 * self._ttl_ms
         return Lease(edge_id, FINAL_SEQ, now_ms, is_alive=False)
 
     async def forget_lease(self, lease: Lease) -> None:
@@ -141,16 +146,14 @@ class MemoryPresenceStore:
         return frozenset(self._data.on_edge.get(edge_id, ()))
 
     async def commit(self, changes: Sequence[Change], touched: Sequence[UserId], origin: Origin | None) -> Outcome:
-        data, now_ms = self._data, self._clock.time_ms()
-        if origin is not None:
-            fence, _ = data.fences.get(origin.edge_id, (Seq(0), None))
-            if machine.is_superseded(fence, origin.seq) or 0 < origin.take_by_ms < now_ms:
-                return Outcome(superseded=True)
+        data = self._data
+        if origin is not None and self._is_superseded(origin):
+            return Outcome(superseded=True)
         conflicts = {change.user_id for change in changes if data.users.get(change.user_id) is not change.before.token}
         if conflicts:
             return Outcome(conflicts={change.user_id for change in changes})
         if origin is not None:
-            data.fences[origin.edge_id] = (origin.seq, now_ms + 4 * self._ttl_ms if origin.is_ending else None)
+            self._set_fence(origin)
         for change in changes:
             self._make(change, origin)
         announced = [change.announced for change in changes if change.announced is not None]
@@ -158,6 +161,28 @@ class MemoryPresenceStore:
             for store in data.stores:
                 asyncio.get_running_loop().call_soon(store._tell, announced)
         return Outcome()
+
+    async def supersede(self, origin: Origin) -> bool:
+        if self._is_superseded(origin):
+            return False
+        self._set_fence(origin)
+        return True
+
+    async def find_orphans(self) -> Sequence[Lease]:
+        now_ms = self._clock.time_ms()
+        return [
+            Lease(edge_id, seq, now_ms, is_alive=False)
+            for edge_id, (seq, until_ms) in self._data.fences.items()
+            if until_ms is None and edge_id not in self._data.leases
+        ]
+
+    def _is_superseded(self, origin: Origin) -> bool:
+        fence, _ = self._data.fences.get(origin.edge_id, (Seq(0), None))
+        return machine.is_superseded(fence, origin.seq) or 0 < origin.take_by_ms < self._clock.time_ms()
+
+    def _set_fence(self, origin: Origin) -> None:
+        until_ms = self._clock.time_ms() + 4 * self._ttl_ms if origin.is_ending else None
+        self._data.fences[origin.edge_id] = (origin.seq, until_ms)
 
     async def find_due(self, *, limit: int) -> Sequence[UserId]:
         now_ms = self._clock.time_ms()
@@ -201,6 +226,9 @@ class MemoryPresenceStore:
         for edge_id, (_, until_ms) in list(self._data.fences.items()):
             if until_ms is not None and until_ms < now_ms:
                 del self._data.fences[edge_id]
+        for edge_id, until_ms in list(self._data.ended.items()):
+            if until_ms < now_ms:
+                del self._data.ended[edge_id]
         while self._data.activity:
             oldest = next(iter(self._data.activity))
             if self._data.activity[oldest][1] > now_ms:

@@ -109,7 +109,10 @@ class RedisPresenceStore:
         command = _evalsha(
             scripts.TICK,
             (keys.era, keys.ticked, keys.sweep, keys.edges),
-            (secrets.token_hex(8), self._settle_ms, self._gap_ms, self._ttl_ms, self._claim_ms, keys.lease_prefix),
+            (
+                *(secrets.token_hex(8), self._settle_ms, self._gap_ms, self._ttl_ms, self._claim_ms),
+                *(keys.lease_prefix, FINAL_SEQ),
+            ),
         )
         (answer,) = await self._run("tick", [command], even_if_away=True)
         if self._is_away:
@@ -130,13 +133,14 @@ class RedisPresenceStore:
 
     async def admit(self, edge_id: EdgeId, seq: Seq, *, is_full: bool) -> Admission:
         keys = (self._keys.lease(edge_id), self._keys.edges)
-        command = _evalsha(scripts.ADMIT, keys, (edge_id, seq, int(is_full), self._ttl_ms))
+        command = _evalsha(scripts.ADMIT, keys, (edge_id, seq, int(is_full), self._ttl_ms, FINAL_SEQ))
         ((now, verdict),) = cast(list[tuple[bytes, bytes]], await self._run("admit", [command]))
         return Admission(_VERDICTS[verdict], int(now) + self._take_within_ms)
 
     async def end_lease(self, edge_id: EdgeId) -> Lease:
         keys = (self._keys.lease(edge_id), self._keys.edges)
-        (now,) = cast(list[bytes], await self._run("end_lease", [_evalsha(scripts.END, keys, (edge_id, FINAL_SEQ))]))
+        command = _evalsha(scripts.END, keys, (edge_id, FINAL_SEQ, 4 * self._ttl_ms))
+        (now,) = cast(list[bytes], await self._run("end_lease", [command]))
         return Lease(edge_id, FINAL_SEQ, int(now), is_alive=False)
 
     async def forget_lease(self, lease: Lease) -> None:
@@ -158,8 +162,7 @@ class RedisPresenceStore:
             values = cast(list[bytes | None], answer)
             for user_id, raw, at in zip(users, values[::2], values[1::2], strict=True):
                 loaded[user_id] = Record(decode_state(raw) if raw else ABSENT, raw or b"", int(at or 0))
-        seconds, micros = cast(tuple[bytes, bytes], time)
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        now_ms = _milliseconds(time)
         settles_ms = int(cast(bytes, era).rpartition(b":")[2]) if era else math.inf
         return Loaded(now_ms, now_ms >= settles_ms, loaded)
 
@@ -171,8 +174,7 @@ class RedisPresenceStore:
     async def commit(self, changes: Sequence[Change], touched: Sequence[UserId], origin: Origin | None) -> Outcome:
         by_user = {change.user_id: change for change in changes}
         sharded = by_shard(dict.fromkeys((*touched, *by_user)))
-        shards = range(SHARDS) if origin is not None and origin.everywhere else sharded.keys()
-        parts = {shard: [by_user[each] for each in sharded.get(shard, ()) if each in by_user] for shard in shards}
+        parts = {shard: [by_user[each] for each in users if each in by_user] for shard, users in sharded.items()}
         commands = [self._commit_command(shard, part, origin) for shard, part in parts.items()]
         answers = await self._run("commit", commands) if commands else []
         conflicts = {
@@ -182,6 +184,22 @@ class RedisPresenceStore:
             for user_id in sharded[shard]
         }
         return Outcome(conflicts, superseded=b"superseded" in answers)
+
+    async def supersede(self, origin: Origin) -> bool:
+        commands = [self._commit_command(shard, (), origin) for shard in range(SHARDS)]
+        return b"superseded" not in await self._run("supersede", commands)
+
+    async def find_orphans(self) -> Sequence[Lease]:
+        commands: list[Command] = [("SMEMBERS", self._keys.shard_edges(shard)) for shard in range(SHARDS)]
+        # Leases last: an edge has its lease before it has users.
+        *answers, leases, time = await self._run("find_orphans", [*commands, ("HKEYS", self._keys.edges), ("TIME",)])
+        orphans = set[bytes]().union(*cast(list[Set[bytes]], answers)) - set(cast(list[bytes], leases))
+        return [await self._read_orphan(EdgeId(edge_id.decode()), _milliseconds(time)) for edge_id in sorted(orphans)]
+
+    async def _read_orphan(self, edge_id: EdgeId, now_ms: int) -> Lease:
+        commands: list[Command] = [("GET", self._keys.fence(shard, edge_id)) for shard in range(SHARDS)]
+        fences = cast(list[bytes | None], await self._run("find_orphans", commands))
+        return Lease(edge_id, Seq(max(1, *(int(fence or 0) for fence in fences))), now_ms, is_alive=False)
 
     async def find_due(self, *, limit: int) -> Sequence[UserId]:
         each = math.ceil(limit / SHARDS)
@@ -208,6 +226,7 @@ class RedisPresenceStore:
             0 if origin is None else origin.seq,
             0 if origin is None else origin.take_by_ms,
             4 * self._ttl_ms if origin is not None and origin.is_ending else 0,
+            edge_id,
             self._keys.channels[shard],
             encode_presences(announced) if announced else b"",
         ]
@@ -224,6 +243,7 @@ class RedisPresenceStore:
             self._keys.fence(shard, edge_id),
             self._keys.members(shard, edge_id),
             self._keys.due(shard),
+            self._keys.shard_edges(shard),
             *(self._keys.user(shard, change.user_id) for change in changes),
         )
         return _evalsha(scripts.COMMIT, keys, arguments)
@@ -350,6 +370,12 @@ def _options() -> dict[str, Any]:
 
 def _evalsha(script: Script, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Command:
     return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _milliseconds(time: object) -> int:
+    """The answer to TIME."""
+    seconds, micros = cast(tuple[bytes, bytes], time)
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _lease(edge_id: str, value: str, *, is_alive: bool) -> Lease:

@@ -10,6 +10,7 @@
     {<shard>}:a:<user>  last activity, with a TTL of weeks
     {<shard>}:e:<edge>  set: users with sessions on that edge
     {<shard>}:f:<edge>  the last report of that edge which took effect here
+    {<shard>}:edges     set: edges that have such a record, until their users are cleared
     {<shard>}:due       sorted set: lingering users by the end of their grace
     {<shard>}:changes   channel: what was announced
 
@@ -67,6 +68,9 @@ class Keys:
 
     def fence(self, shard: int, edge_id: EdgeId) -> str:
         return self._of(shard, f"f:{edge_id}")
+
+    def shard_edges(self, shard: int) -> str:
+        return self._of(shard, "edges")
 
     def due(self, shard: int) -> str:
         return self._of(shard, "due")

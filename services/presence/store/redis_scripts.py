@@ -45,25 +45,27 @@ local edges = redis.call('HGETALL', KEYS[4])
 for i = 1, #edges, 2 do
   local lease = ARGV[6] .. edges[i]
   local left = redis.call('PTTL', lease)
-  if left > ttl then  -- the clock went back
+  local is_final = string.match(edges[i + 1], '^%d+') == ARGV[7]
+  if left > ttl and not is_final then  -- the clock went back
     redis.call('PEXPIRE', lease, ttl)
   end
   result[#result + 1] = edges[i]
   result[#result + 1] = edges[i + 1]
-  result[#result + 1] = left > 0 and 1 or 0
+  result[#result + 1] = left > 0 and not is_final and 1 or 0
 end
 return result
 """)
 
 # KEYS lease, edges
-# ARGV edge, seq, 1 for a full report, TTL (ms)
+# ARGV edge, seq, 1 for a full report, TTL (ms), FINAL
 # → now, 'taken' | 'needs_full' | 'superseded'
 ADMIT: Final = Script("""
 local known = redis.call('HGET', KEYS[2], ARGV[1])
-if known and tonumber(ARGV[2]) < tonumber(string.match(known, '^%d+')) then
+local lease = redis.call('GET', KEYS[1])
+if lease == ARGV[5] or (known and tonumber(ARGV[2]) < tonumber(string.match(known, '^%d+'))) then
   return {whole(now), 'superseded'}
 end
-if ARGV[3] ~= '1' and redis.call('EXISTS', KEYS[1]) == 0 then
+if ARGV[3] ~= '1' and not lease then
   return {whole(now), 'needs_full'}
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[4])
@@ -72,10 +74,10 @@ return {whole(now), 'taken'}
 """)
 
 # KEYS lease, edges
-# ARGV edge, the seq that supersedes all
+# ARGV edge, FINAL, how long that is remembered (ms)
 # → now
 END: Final = Script("""
-redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ':' .. whole(now))
 return whole(now)
 """)
@@ -89,8 +91,8 @@ end
 return 1
 """)
 
-# KEYS fence, members, due, then a user's each
-# ARGV seq (0: no origin), take by, TTL of the fence (0: none), channel, announcement (empty: none),
+# KEYS fence, members, due, edges of the shard, then a user's each
+# ARGV seq (0: no origin), take by, TTL of the fence (0: none), edge, channel, announcement (empty: none),
 #      then for each user: id, value expected, new value, end of the grace, 1 where on the edge (each empty: none)
 # → 'made' | 'superseded' | 'conflict'
 COMMIT: Final = Script("""
@@ -101,20 +103,21 @@ if seq > 0 then
     return 'superseded'
   end
 end
-for i = 4, #KEYS do
-  if (redis.call('GET', KEYS[i]) or '') ~= ARGV[(i - 4) * 5 + 7] then
+for i = 5, #KEYS do
+  if (redis.call('GET', KEYS[i]) or '') ~= ARGV[(i - 5) * 5 + 8] then
     return 'conflict'
   end
 end
 if seq > 0 then
   if ARGV[3] == '0' then
     redis.call('SET', KEYS[1], ARGV[1])
+    redis.call('SADD', KEYS[4], ARGV[4])
   else
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
   end
 end
-for i = 4, #KEYS do
-  local at = (i - 4) * 5 + 6
+for i = 5, #KEYS do
+  local at = (i - 5) * 5 + 7
   local user, value, due = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   if value == '' then redis.call('DEL', KEYS[i]) else redis.call('SET', KEYS[i], value) end
   if due == '' then redis.call('ZREM', KEYS[3], user) else redis.call('ZADD', KEYS[3], due, user) end
@@ -122,8 +125,11 @@ for i = 4, #KEYS do
     redis.call(ARGV[at + 4] == '1' and 'SADD' or 'SREM', KEYS[2], user)
   end
 end
-if ARGV[5] ~= '' then
-  redis.call('PUBLISH', ARGV[4], ARGV[5])
+if seq > 0 and ARGV[3] ~= '0' and redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('SREM', KEYS[4], ARGV[4])
+end
+if ARGV[6] ~= '' then
+  redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
 return 'made'
 """)

@@ -1,6 +1,8 @@
 """The contract of `services.notify.queue.Queue`: one suite, both queues."""
 
 import asyncio
+import functools
+import itertools
 import time
 from collections import Counter
 from datetime import timedelta
@@ -81,7 +83,7 @@ async def test_a_job_that_keeps_failing_is_tried_five_times_with_growing_pauses_
 
     assert [arrived.tries for arrived in worker.arrived if arrived.job_id == "bad"] == [0, 1, 2, 3, 4]
     times = [at for at, arrived in zip(worker.at, worker.arrived, strict=True) if arrived.job_id == "bad"]
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(pause >= least for pause, least in zip(pauses, (0.05, 0.1, 0.2, 0.4), strict=True)), pauses
     assert [(letter.job_id, letter.body, letter.reason, letter.tries) for letter in dead] == [
         ("bad", b"payload", "provider said no", 5)
@@ -129,7 +131,7 @@ async def test_dead_letters_stay_when_they_are_listed_and_oldest_come_first(queu
     await queue.consume(worker)
     for count, name in enumerate("abc", 1):
         await queue.publish([job(name)])
-        await eventually(lambda count=count: _has(queue, count))
+        await eventually(functools.partial(_has, queue, count))
 
     for _ in range(3):
         assert [letter.job_id for letter in await queue.list_dead(limit=10)] == ["a", "b", "c"]

@@ -157,10 +157,13 @@ async def test_a_report_that_changes_nothing_makes_earlier_ones_late_for_whom_it
     assert await states_of(store, ALICE) == [ABSENT]
 
 
-async def test_a_report_about_everybody_makes_every_earlier_one_late(store: PresenceStore) -> None:
-    assert await store.commit([], [], Origin(EDGE, Seq(6), everywhere=True)) == Outcome()
+async def test_superseding_makes_every_earlier_report_late_for_everybody(store: PresenceStore) -> None:
+    assert await store.supersede(Origin(EDGE, Seq(6)))
     for user_id in MANY:
         assert (await put(store, {user_id: on(EDGE)}, Origin(EDGE, Seq(5)))).superseded
+    assert not await store.supersede(Origin(EDGE, Seq(5)))
+    assert not await store.supersede(Origin(EDGE, Seq(7), take_by_ms=now_ms() - 50))
+    assert await put(store, dict.fromkeys(MANY, on(EDGE)), Origin(EDGE, Seq(6))) == Outcome()
 
 
 async def test_a_report_takes_no_effect_after_its_time(store: PresenceStore) -> None:
@@ -222,6 +225,9 @@ async def test_a_lease_given_back_takes_nothing_any_more(store: PresenceStore) -
     assert (ended.seq, ended.is_alive) == (FINAL_SEQ, False)
     assert await lease_of(store, EDGE) == ended
     assert (await store.admit(EDGE, Seq(2), is_full=True)).verdict is Verdict.SUPERSEDED
+    await store.forget_lease(ended)
+    assert await lease_of(store, EDGE) is None
+    assert (await store.admit(EDGE, Seq(3), is_full=True)).verdict is Verdict.SUPERSEDED
 
 
 async def test_a_lease_is_forgotten_only_as_it_was_read(store: PresenceStore) -> None:
@@ -240,12 +246,28 @@ async def test_a_lease_is_forgotten_only_as_it_was_read(store: PresenceStore) ->
 
 async def test_what_ends_a_lease_guards_against_its_late_reports(store: PresenceStore) -> None:
     await put(store, {ALICE: on(EDGE)}, Origin(EDGE, Seq(3)))
-    ending = Origin(EDGE, Seq(3), everywhere=True, is_ending=True)
+    ending = Origin(EDGE, Seq(3), is_ending=True)
+    assert await store.supersede(ending)
     assert await put(store, {ALICE: lingering(now_ms() + 60_000)}, ending) == Outcome()
     assert (await put(store, {BOB: on(EDGE)}, Origin(EDGE, Seq(2)))).superseded
     # The edge that comes back, meanwhile, is heard; and the one that ends it again is too late.
-    assert await put(store, {ALICE: on(EDGE)}, Origin(EDGE, Seq(4), everywhere=True)) == Outcome()
+    assert await put(store, {ALICE: on(EDGE)}, Origin(EDGE, Seq(4))) == Outcome()
     assert (await put(store, {ALICE: ABSENT}, ending)).superseded
+
+
+async def test_users_of_an_edge_without_a_lease_are_found(world: World) -> None:
+    one, two = await world.open_replica(), await world.open_replica()
+    await one.store.admit(EDGE, Seq(4), is_full=True)
+    await put(one.store, dict.fromkeys(MANY, on(EDGE)), Origin(EDGE, Seq(4)))
+    assert await two.store.find_orphans() == []
+    world.lose_everything()
+    await one.store.admit(OTHER, Seq(1), is_full=True)
+    await put(one.store, {ALICE: on(OTHER)}, Origin(OTHER, Seq(1)))
+    await put(one.store, dict.fromkeys(MANY, on(EDGE)), Origin(EDGE, Seq(5)))
+    (orphan,) = await two.store.find_orphans()
+    assert (orphan.edge_id, orphan.seq, orphan.is_alive) == (EDGE, 5, False)
+    await put(two.store, dict.fromkeys(MANY, ABSENT), Origin(EDGE, orphan.seq, is_ending=True))
+    assert await two.store.find_orphans() == []
 
 
 # ---- Graces.
@@ -291,8 +313,8 @@ async def test_what_is_announced_reaches_every_replica_in_order(world: World) ->
     for status in (Status.ONLINE, Status.AWAY, Status.BUSY, Status.OFFLINE) * 10:
         await put(one.store, {ALICE: on(EDGE, session=f"{status}")}, status=status)
     await put(two.store, {ALICE: ABSENT}, status=Status.BUSY)
+    await eventually(lambda: len(one.told) == len(two.told) == 41)
     for replica in (one, two):
-        await eventually(lambda replica=replica: len(replica.told) == 41)  # type: ignore[misc] # mypy cannot infer it
         assert [each.status for each in replica.told[:4]] == ["online", "away", "busy", "offline"]
         assert replica.told[-1] == Presence(ALICE, Status.BUSY, 7)
 

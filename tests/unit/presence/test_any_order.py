@@ -38,7 +38,7 @@ TIMES = StoreTimes(
     tick=timedelta(seconds=1),
     activity_kept=timedelta(days=1),
 )
-_GATED = ("admit", "end_lease", "forget_lease", "load", "load_edge", "commit", "find_due")
+_GATED = ("admit", "end_lease", "forget_lease", "load", "load_edge", "commit", "supersede", "find_due", "find_orphans")
 
 
 class Gate:
@@ -110,7 +110,12 @@ class Scenario:
         updates = Updates(gated, grace_ms=GRACE_MS, metrics=metrics)
         self.reports = Reports(gated, updates, metrics)
         self.reads = Reads(self.store, grace_ms=GRACE_MS, metrics=metrics)
-        self.sweeper = Sweeper(gated, self.reports, updates, Watches(self.reads, metrics), tick_s=1, metrics=metrics)
+        self.sweeper = Sweeper(
+            *(gated, self.reports, updates, Watches(self.reads, metrics)),
+            tick_s=1,
+            orphans_every_ms=15_000,
+            metrics=metrics,
+        )
         self.edges = [Edge(EdgeId(f"edge-{number}")) for number in range(2)]
         self.calls: set[asyncio.Task[Any]] = set()
         self.announced: dict[UserId, Status] = {}
