@@ -1,11 +1,13 @@
 """Builds the edge from its parts; the only place here that names concrete classes."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
 
 from edge.auth import DevTokens, TokenVerifier, check_identity_settings
 from edge.clients import ChatClient
@@ -39,31 +41,57 @@ class PublicServer:
     """The public port: WebSocket, HTTP API, health and pages. Leaves in order: not ready, no new clients, then the
     clients it has."""
 
-    def __init__(self, app: web.Application, listen: str, websockets: WebSocketEndpoint) -> None:
-        self._app = app
+    def __init__(
+        self, app: web.Application, listen: str, websockets: WebSocketEndpoint, *, request_timeout_s: float
+    ) -> None:
         self._host, _, port = listen.rpartition(":")
         self._asked_port = int(port)
         self._websockets = websockets
-        self._runner: web.AppRunner | None = None
+        self._request_timeout_s = request_timeout_s
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=2.0
+        )
+        self._listener: asyncio.Server | None = None
+        # Connections that have not had a whole request yet.
+        self._silent: set[RequestHandler] = set()
         self.port = 0
+        app.middlewares.append(self._note_request)
 
     async def start(self) -> None:
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
-        self._runner = web.AppRunner(self._app, access_log=None, handler_cancellation=True, auto_decompress=False)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, self._host.strip("[]"), self._asked_port, backlog=_BACKLOG, shutdown_timeout=2.0
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._accept, self._host.strip("[]"), self._asked_port, backlog=_BACKLOG
         )
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listener.sockets[0].getsockname()[1]
         _log.info("edge_listening", host=self._host, port=self.port)
 
     async def stop(self) -> None:
-        assert self._runner is not None
-        for site in list(self._runner.sites):
-            await site.stop()
+        assert self._listener is not None
+        self._listener.close()
         await self._websockets.drain(_DRAIN_SPREAD_S)
         await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.Protocol:
+        """aiohttp's protocol for one connection; it waits for a whole request for ever, and we do not."""
+        assert self._runner.server is not None
+        protocol = self._runner.server()
+        self._silent.add(protocol)
+        asyncio.get_running_loop().call_later(self._request_timeout_s, self._close_if_silent, protocol)
+        return protocol
+
+    def _close_if_silent(self, protocol: RequestHandler) -> None:
+        if protocol in self._silent:
+            self._silent.discard(protocol)
+            if protocol.transport is not None:
+                protocol.transport.close()
+
+    @web.middleware
+    async def _note_request(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._silent.discard(request.protocol)
+        return await handler(request)
 
 
 async def build(process: Process, settings: EdgeSettings) -> PublicServer:
@@ -114,7 +142,7 @@ async def build(process: Process, settings: EdgeSettings) -> PublicServer:
     app.router.add_get("/readyz", _ready(lambda: process.readiness.ready and bool(replicas.up)))
     gateway.mount(app)
     app.add_routes(page_routes(settings.web_root or str(_PAGES)))
-    public = PublicServer(app, settings.listen, websockets)
+    public = PublicServer(app, settings.listen, websockets, request_timeout_s=settings.connect_timeout_s)
 
     process.readiness.add_check("chat", lambda: bool(replicas.up))
     process.add(replicas, "chat_replicas")

@@ -24,7 +24,7 @@ from edge.limits import ConnectionCounts
 from edge.model import ConversationId, Identity, Seq
 from edge.outbox import Outbox, Transport, Writer
 from edge.stomp.connection import ServerConnection
-from edge.stomp.errors import RemoteProtocolError
+from edge.stomp.errors import FrameTooLarge, RemoteProtocolError
 from edge.stomp.events import (
     AckReceived,
     ConnectReceived,
@@ -50,6 +50,7 @@ _JSON = "application/json"
 # RFC 6455, 7.4.1, and IANA's registry.
 CLOSE_NORMAL = 1000
 CLOSE_POLICY = 1008
+CLOSE_TOO_LARGE = 1009
 CLOSE_BUG = 1011
 CLOSE_RESTARTING = 1012
 CLOSE_TOO_SLOW = 1013
@@ -135,7 +136,8 @@ class Session:
                 self._handle(event)
         except RemoteProtocolError as error:
             self._services.metrics.protocol_errors.inc()
-            self._end(CLOSE_POLICY, error.message, last_words=error.frame)
+            close_code = CLOSE_TOO_LARGE if isinstance(error, FrameTooLarge) else CLOSE_POLICY
+            self._end(close_code, error.message, last_words=error.frame)
             return
         if self._identity is not None:
             if not self._stomp.in_frame:

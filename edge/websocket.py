@@ -8,7 +8,7 @@ fours against 6.1 µs through aiohttp's writer one by one (measured 2026-11). Co
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import WSMsgType, web
+from aiohttp import HttpVersion11, WSMsgType, hdrs, web
 
 from edge.origins import Origins
 from edge.outbox import Transport
@@ -24,10 +24,39 @@ _CLOSE_TIMEOUT_S = 2.0
 _TICK_S = 1.0
 # RFC 6455, 5.5: what a close frame can hold, less the code.
 _MAX_REASON_BYTES = 123
+# What a head may have; browsers send about 20.
+_MAX_HEADERS = 100
+# RFC 6455, 7.4.1: codes, and those of them that may not stand in a close frame (aiohttp accepts 1006).
+_NORMAL, _PROTOCOL_ERROR, _BAD_DATA = 1000, 1002, 1007
+_RESERVED_CODES = frozenset((1004, 1005, 1006, 1015))
 # Sessions looked at before other work gets its turn.
 _TURN_SESSIONS = 500
 
 _log = logger(__name__)
+
+
+def _check_handshake(request: web.Request) -> None:
+    """What aiohttp lets through.
+
+    Raises:
+        web.HTTPException: RFC 6455, 4.2.1, asks for HTTP/1.1 and version 13; and a head is bounded.
+    """
+    if request.version < HttpVersion11:
+        raise web.HTTPBadRequest(text="WebSocket needs HTTP/1.1")
+    if request.headers.get(hdrs.SEC_WEBSOCKET_VERSION, "13") != "13":
+        raise web.HTTPUpgradeRequired(
+            text="this server speaks WebSocket version 13", headers={hdrs.SEC_WEBSOCKET_VERSION: "13"}
+        )
+    if len(request.raw_headers) > _MAX_HEADERS:
+        raise web.HTTPRequestHeaderFieldsTooLarge(text=f"at most {_MAX_HEADERS} headers")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def frame_header(length: int) -> bytes:
@@ -136,6 +165,7 @@ class WebSocketEndpoint:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self._origins.check(request)
+        _check_handshake(request)
         if self._leaving.is_set() or len(self._sessions) >= self._max_connections:
             raise web.HTTPServiceUnavailable(
                 text="this edge takes no more connections: try again", headers={"Retry-After": "1"}
@@ -144,6 +174,7 @@ class WebSocketEndpoint:
             timeout=_CLOSE_TIMEOUT_S,
             protocols=_SUBPROTOCOLS,
             compress=False,
+            autoclose=False,
             # One more than a frame may have, so that the frame that is too large is told so.
             max_msg_size=self._max_frame_bytes + 1,
             decode_text=False,
@@ -184,9 +215,15 @@ class WebSocketEndpoint:
         while not session.is_over:
             message = await socket.receive()
             if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
+                if message.type is WSMsgType.TEXT and not _is_utf8(message.data):
+                    await socket.close(code=_BAD_DATA, message=b"text that is not UTF-8")
+                    return
                 session.receive(message.data)
                 if session.is_congested:
                     await session.room()
+            elif message.type is WSMsgType.CLOSE:
+                await socket.close(code=_PROTOCOL_ERROR if message.data in _RESERVED_CODES else _NORMAL, drain=False)
+                return
             else:
                 return
 

@@ -3,6 +3,7 @@
     ProtocolError
      ├─ LocalProtocolError    our own code misused the engine: a bug, nothing to send
      └─ RemoteProtocolError   the peer broke the protocol: `frame` is the ERROR to send before closing
+         └─ FrameTooLarge     what it sent, or announced, is above the limit
 
 No text in here ever quotes a client's body, passcode or Authorization: these texts reach logs.
 """
@@ -41,3 +42,7 @@ class RemoteProtocolError(ProtocolError):
         self.receipt_id = receipt_id
         self.headers = tuple(headers)
         self.frame = b""
+
+
+class FrameTooLarge(RemoteProtocolError):
+    """The frame is, or says that it will be, larger than the limit; the transport may have a code for that."""

@@ -16,7 +16,7 @@ may hold an unescaped colon (the first colon ends the name), and CR LF is taken 
 import re
 from dataclasses import dataclass
 
-from edge.stomp.errors import RemoteProtocolError
+from edge.stomp.errors import FrameTooLarge, RemoteProtocolError
 from edge.stomp.frames import (
     CLIENT_COMMANDS,
     CONNECT_COMMANDS,
@@ -305,9 +305,11 @@ class FrameParser:
         self._pos = end
         self._searched = 0
 
-    def _refusal(self, message: str, detail: str) -> RemoteProtocolError:
+    def _refusal(
+        self, message: str, detail: str, kind: type[RemoteProtocolError] = RemoteProtocolError
+    ) -> RemoteProtocolError:
         receipt_id = None if self._command is None else receipt_of(self._command, self._headers)
-        return RemoteProtocolError(message, detail, receipt_id)
+        return kind(message, detail, receipt_id)
 
     def _unknown_command(self) -> RemoteProtocolError:
         return self._refusal(
@@ -339,4 +341,5 @@ class FrameParser:
             "frame too large",
             f"A frame may have at most {self._limits.max_frame_bytes} octets from its command to its NUL. "
             "Send less at once.",
+            FrameTooLarge,
         )

@@ -57,7 +57,7 @@ def faulty_stack(_faulty_stack: FullStack) -> Iterator[FullStack]:
 
 
 def full_stack(directory: Path) -> FullStack:
-    """Without RabbitMQ for as long as no process has a setting for it: that saves 10 s."""
+    """Without RabbitMQ (10 s) for as long as chat has no setting for it: no test here is about notifications."""
     return FullStack(directory, {"edge": _EDGE, "chat": _RUNTIME}, rabbitmq=False)
 
 

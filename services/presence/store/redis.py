@@ -84,6 +84,9 @@ class RedisPresenceStore:
             heard=self._hear,
             missed=self._missed,
         )
+        metrics.gauge("presence_feed_up", "1 while announcements are heard.").set_function(
+            lambda: float(self._feed.is_hearing)
+        )
         self._listener: StoreListener | None = None
         self._is_away = True  # until the first tick has looked at how old the data are
         self._is_away_logged = False

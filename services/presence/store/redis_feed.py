@@ -53,6 +53,7 @@ class RedisFeed:
         heard: Callable[[bytes], None],
         missed: Callable[[], None],
     ) -> None:
+        self.is_hearing = False
         self._connect = connect
         self._channels = (*channels, probe_channel)
         self._probe_channel = probe_channel.encode()
@@ -97,9 +98,11 @@ class RedisFeed:
                 await connection.send("SUBSCRIBE", *self._channels)
                 async with asyncio.timeout(_CONFIRM_S):
                     await confirmed.wait()
+                self.is_hearing = True
                 self._missed()
                 await self._probe_for_ever()
         finally:
+            self.is_hearing = False
             await connection.close()
 
     async def _read(self, connection: Connection, confirmed: asyncio.Event) -> None:
