@@ -57,17 +57,11 @@ class ConversationView:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """Ascending; `delivered_seq` and `seen_seq` are what every other member has received and read."""
+    """Ascending, with the status of each: `sent`, `delivered` or `seen` by every member but its sender."""
 
     messages: Sequence[Message]
     head_seq: Seq
-    delivered_seq: Seq
-    seen_seq: Seq
-
-    def status_of(self, message: Message) -> str:
-        if message.seq <= self.seen_seq:
-            return "seen"
-        return "delivered" if message.seq <= self.delivered_seq else "sent"
+    statuses: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import tenacity
 import uuid_utils
 
-from edge.clients.convert import KINDS, TYPES, conversation_from, message_from, refusal_from, view_from
+from edge.clients.convert import KINDS, STATUSES, TYPES, conversation_from, message_from, refusal_from, view_from
 from edge.errors import NoReplica
 from edge.model import (
     Conversation,
@@ -188,8 +188,7 @@ class ChatClient:
         return HistoryPage(
             messages=[message_from(message) for message in answer.messages],
             head_seq=Seq(answer.head_seq),
-            delivered_seq=Seq(answer.delivered_seq),
-            seen_seq=Seq(answer.seen_seq),
+            statuses=[STATUSES[status] for status in answer.statuses],
         )
 
     async def add_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> Conversation:

@@ -11,6 +11,11 @@ KINDS = {
     WatermarkKind.DELIVERED: chat_pb2.WATERMARK_KIND_DELIVERED,
     WatermarkKind.SEEN: chat_pb2.WATERMARK_KIND_SEEN,
 }
+STATUSES = {
+    chat_pb2.MESSAGE_STATUS_SENT: "sent",
+    chat_pb2.MESSAGE_STATUS_DELIVERED: "delivered",
+    chat_pb2.MESSAGE_STATUS_SEEN: "seen",
+}
 _BY_REASON = {
     kind.reason: kind
     for kind in (

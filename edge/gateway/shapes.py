@@ -192,7 +192,7 @@ def conversation_view_body(view: ConversationView) -> ConversationViewBody:
 
 
 def history_body(page: HistoryPage) -> HistoryBody:
-    messages = [message_view(message, page.status_of(message)) for message in page.messages]
+    messages = [message_view(message, status) for message, status in zip(page.messages, page.statuses, strict=True)]
     return HistoryBody(messages=messages, head_seq=page.head_seq)
 
 

@@ -16,6 +16,7 @@ from services.chat.model import (
     ConversationType,
     ConversationView,
     Message,
+    MessageStatus,
     Seq,
     UserId,
     direct_conversation_id,
@@ -30,12 +31,11 @@ _MAX_LIST = 100
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Messages ascending; `delivered_seq` and `seen_seq` are the lowest among the members other than the reader."""
+    """Messages ascending, with the status of each."""
 
     messages: Sequence[Message]
     head_seq: Seq
-    delivered_seq: Seq
-    seen_seq: Seq
+    statuses: Sequence[MessageStatus]
 
 
 class ConversationService:
@@ -125,8 +125,7 @@ class ConversationService:
         if not 1 <= limit <= MAX_PAGE:
             raise BadRequest(problem=f"limit is {limit}: expected 1 to {MAX_PAGE}")
         memberships = await self._store.read_memberships(conversation_id)
-        others = [each for each in memberships if each.user_id != user]
-        if len(others) == len(memberships):
+        if all(each.user_id != user for each in memberships):
             raise NotAMember
         if after is not None:
             messages = await self._store.read_after(conversation_id, after, limit=limit)
@@ -135,7 +134,7 @@ class ConversationService:
         else:
             messages = await self._store.read_before(conversation_id, before or MAX_SEQ, limit=limit)
         head = await self._store.find_head(conversation_id)
-        return Page(messages, head, *_lowest(others))
+        return Page(messages, head, _statuses(messages, memberships))
 
     async def add_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> Conversation:
         await self._require_group(conversation_id, actor)
@@ -164,13 +163,23 @@ class ConversationService:
         return conversation
 
 
-def _lowest(others: Sequence[Membership]) -> tuple[Seq, Seq]:
-    if not others:
-        return Seq(0), Seq(0)
-    return (
-        min(each.watermarks.delivered_seq for each in others),
-        min(each.watermarks.read_seq for each in others),
-    )
+def _statuses(messages: Sequence[Message], memberships: Sequence[Membership]) -> Sequence[MessageStatus]:
+    """The status of each message: the least that any member but its sender has done with it."""
+    # The two lowest suffice: one of them is not the sender's.
+    read = sorted((each.watermarks.read_seq, each.user_id) for each in memberships)[:2]
+    delivered = sorted((each.watermarks.delivered_seq, each.user_id) for each in memberships)[:2]
+    return [
+        MessageStatus.SEEN
+        if message.seq <= _lowest_but(read, message.sender_id)
+        else MessageStatus.DELIVERED
+        if message.seq <= _lowest_but(delivered, message.sender_id)
+        else MessageStatus.SENT
+        for message in messages
+    ]
+
+
+def _lowest_but(lowest: Sequence[tuple[Seq, UserId]], sender: UserId) -> int:
+    return next((seq for seq, user in lowest if user != sender), 0)
 
 
 def _make_cursor(activity_ms: int, conversation_id: ConversationId) -> str:

@@ -29,6 +29,7 @@ from services.chat.model import (
     ConversationView,
     Draft,
     Message,
+    MessageStatus,
     Seq,
     UserId,
     WatermarkKind,
@@ -45,6 +46,11 @@ _TYPES_OUT = {type_: number for number, type_ in _TYPES.items()}
 _KINDS = {
     chat_pb2.WATERMARK_KIND_DELIVERED: WatermarkKind.DELIVERED,
     chat_pb2.WATERMARK_KIND_SEEN: WatermarkKind.SEEN,
+}
+_STATUSES = {
+    MessageStatus.SENT: chat_pb2.MESSAGE_STATUS_SENT,
+    MessageStatus.DELIVERED: chat_pb2.MESSAGE_STATUS_DELIVERED,
+    MessageStatus.SEEN: chat_pb2.MESSAGE_STATUS_SEEN,
 }
 _KINDS_OUT = {kind: number for number, kind in _KINDS.items()}
 
@@ -130,8 +136,7 @@ def page(value: Page) -> chat_pb2.ReadMessagesResponse:
     return chat_pb2.ReadMessagesResponse(
         messages=map(message, value.messages),
         head_seq=value.head_seq,
-        delivered_seq=value.delivered_seq,
-        seen_seq=value.seen_seq,
+        statuses=[_STATUSES[status] for status in value.statuses],
     )
 
 

@@ -37,6 +37,14 @@ class WatermarkKind(StrEnum):
     SEEN = "seen"
 
 
+class MessageStatus(StrEnum):
+    """What every member but the sender has done with a message; of several, the least."""
+
+    SENT = "sent"
+    DELIVERED = "delivered"
+    SEEN = "seen"
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A message before it has a number: what a sender asked for."""

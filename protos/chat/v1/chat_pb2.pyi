@@ -26,6 +26,25 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _MessageStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MessageStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MESSAGE_STATUS_UNSPECIFIED: _MessageStatus.ValueType  # 0
+    MESSAGE_STATUS_SENT: _MessageStatus.ValueType  # 1
+    MESSAGE_STATUS_DELIVERED: _MessageStatus.ValueType  # 2
+    MESSAGE_STATUS_SEEN: _MessageStatus.ValueType  # 3
+
+class MessageStatus(_MessageStatus, metaclass=_MessageStatusEnumTypeWrapper): ...
+
+MESSAGE_STATUS_UNSPECIFIED: MessageStatus.ValueType  # 0
+MESSAGE_STATUS_SENT: MessageStatus.ValueType  # 1
+MESSAGE_STATUS_DELIVERED: MessageStatus.ValueType  # 2
+MESSAGE_STATUS_SEEN: MessageStatus.ValueType  # 3
+Global___MessageStatus: _TypeAlias = MessageStatus  # noqa: Y015
+
 class _ConversationType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -318,27 +337,26 @@ class ReadMessagesResponse(_message.Message):
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     HEAD_SEQ_FIELD_NUMBER: _builtins.int
-    DELIVERED_SEQ_FIELD_NUMBER: _builtins.int
-    SEEN_SEQ_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
     head_seq: _builtins.int
-    delivered_seq: _builtins.int
-    """The lowest watermarks among the other members: what is delivered to, and seen by, every one of them."""
-    seen_seq: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Ascending seq, no hole."""
+
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___MessageStatus.ValueType]:
+        """One for each message: what every member but its sender has received, or read."""
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___Message] | None = ...,
         head_seq: _builtins.int = ...,
-        delivered_seq: _builtins.int = ...,
-        seen_seq: _builtins.int = ...,
+        statuses: _abc.Iterable[Global___MessageStatus.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivered_seq", b"delivered_seq", "head_seq", b"head_seq", "messages", b"messages", "seen_seq", b"seen_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_seq", b"head_seq", "messages", b"messages", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

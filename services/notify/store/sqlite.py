@@ -6,6 +6,7 @@ One connection on one thread; each write is its own commit (some 800/s, measured
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -25,6 +26,7 @@ T = TypeVar("T")
 _APPLICATION_ID: Final = 0x50524C4E
 _VERSION: Final = 1
 _BUSY_S: Final = 5.0
+_PAUSE_S: Final = 0.01
 _RETRY_AFTER_MS: Final = 500
 # Old rows are swept once in so many writes.
 _SWEEP_EVERY: Final = 1_000
@@ -279,11 +281,25 @@ def _device(row: tuple[Any, ...]) -> Device:
     return Device(DeviceId(device_id), UserId(user_id), address_of(platform, json.loads(address)), registered_at_ms)
 
 
+def _use_wal(db: sqlite3.Connection) -> None:
+    """SQLite's own waiting for locks does not cover the change of the journal mode; another start may hold one."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as failure:
+            if failure.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
 def _open_file(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S, check_same_thread=False)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
+        _use_wal(db)
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")  # of two that start at once, one makes the tables
         application: int = db.execute("PRAGMA application_id").fetchone()[0]

@@ -90,7 +90,7 @@ async def fails_within(store: PresenceStore, seconds: float) -> None:
 
 async def test_nothing_is_read_before_the_first_tick(replica: Opened) -> None:
     """How old the data are has to be known first."""
-    await fails_within(replica.store, 0.05)
+    await fails_within(replica.store, A_MOMENT_S)
     assert await replica.is_up()
     assert (await replica.store.load([ALICE])).is_settled
 
@@ -116,7 +116,7 @@ async def test_a_frozen_server_costs_one_wait_and_then_nobody_waits(server: Redi
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
     assert time.monotonic() - began < ANSWER_S + A_MOMENT_S
     for _ in range(100):
-        await fails_within(replica.store, 0.05)
+        await fails_within(replica.store, A_MOMENT_S)
     assert not await replica.is_up()
     server.resume()
     await eventually(replica.is_up)
@@ -143,7 +143,7 @@ async def test_a_server_that_was_killed_and_restarted_has_a_new_era_and_scripts(
     await put_alice(replica.store)
     server.kill()
     await fails_within(replica.store, ANSWER_S)
-    await fails_within(replica.store, 0.05)
+    await fails_within(replica.store, A_MOMENT_S)
     server.start()
     await eventually(replica.is_up)
     assert (await replica.store.tick()).era != era
@@ -209,7 +209,7 @@ async def test_a_server_that_refuses_to_write_is_away(server: RedisServer, repli
         client.config_set("maxmemory", "1")
         await fails_within_write(replica.store)
         assert not await replica.is_up()
-        await fails_within(replica.store, 0.05)
+        await fails_within(replica.store, A_MOMENT_S)
         client.config_set("maxmemory", "0")
     await eventually(replica.is_up)
 

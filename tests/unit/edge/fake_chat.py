@@ -43,7 +43,7 @@ class FakeChat:
     views: Sequence[ConversationView] = (ConversationView(GROUP, Seq(7), Seq(5), message(7), False),)
     next_cursor: str | None = None
     page: HistoryPage = field(
-        default_factory=lambda: HistoryPage([message(seq) for seq in (5, 6, 7)], Seq(7), Seq(6), Seq(5))
+        default_factory=lambda: HistoryPage([message(seq) for seq in (5, 6, 7)], Seq(7), ["seen", "delivered", "sent"])
     )
     stored: Stored = field(default_factory=lambda: Stored("g1-0000000008", Seq(8), SENT_AT_MS, False))
 
