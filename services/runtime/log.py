@@ -7,7 +7,6 @@ carries the time, the level, the process, the source and, inside a call, the cor
 
 import hashlib
 import logging
-import os
 import re
 import secrets
 import sys
@@ -69,8 +68,6 @@ def configure(settings: RuntimeSettings, process_name: str, *, stream: BinaryIO 
         logger_factory=structlog.BytesLoggerFactory(file=stream or sys.stderr.buffer),
         cache_logger_on_first_use=False,  # tests and re-configuration need it; costs 2 µs a line
     )
-    # gRPC's C core writes to stderr by itself and in its own format; it reads this when it starts.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.captureWarnings(True)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, LibraryLogs)]:

@@ -255,8 +255,8 @@ class RedisPresenceStore:
 
     async def _connect_feed(self) -> "_FeedConnection":
         # Never used by the pool: an event may be long in coming, and nobody may get this connection by mistake.
-        options = self._pool.connection_kwargs | {"socket_timeout": None}
-        connection = _FeedConnection(cast(_LibraryConnection, self._pool.connection_class(**options)))
+        library_connection = self._pool.connection_class(**self._pool.connection_kwargs)
+        connection = _FeedConnection(cast(_LibraryConnection, library_connection))
         await connection.connect()
         return connection
 
@@ -365,7 +365,8 @@ def _options() -> dict[str, Any]:
         "protocol": 2,  # plain lists
         "decode_responses": False,
         "retry": Retry(NoBackoff(), 0),  # one retry layer, and it is the caller's
-        "socket_timeout": _ANSWER_S,
+        # Ours is around every call. The library's goes through asyncio.wait_for, which loses cancellations (3.11).
+        "socket_timeout": None,
         "socket_connect_timeout": _CONNECT_S,
         "client_name": "parley-presence",
     }

@@ -66,6 +66,7 @@ async def test_a_user_with_sessions_on_several_edges_is_there_until_the_last_one
 async def test_a_reconnect_at_another_edge_makes_no_flap(world: World) -> None:
     one, two = await world.start_service(), await world.start_service()
     here, there = await world.start_edge(one), await world.start_edge(two)
+    await world.settled()
     watcher = here.watch(BOB, ALICE)
     edges = (here, there)
     here.open("s0", ALICE)
@@ -82,6 +83,7 @@ async def test_a_reconnect_at_another_edge_makes_no_flap(world: World) -> None:
 async def test_a_drained_edge_hands_over_and_whoever_does_not_come_back_goes_after_the_grace(world: World) -> None:
     await world.start_service()
     leaving, staying = await world.start_edge(), await world.start_edge()
+    await world.settled()
     watcher = staying.watch(CAROL, ALICE, BOB)
     leaving.open("a1", ALICE)
     leaving.open("b1", BOB)
@@ -99,6 +101,7 @@ async def test_a_dead_edges_users_are_gone_within_the_ttl_and_the_grace(world: W
     await world.start_service()
     dying, staying = await world.start_edge(), await world.start_edge()
     users = [UserId(f"user-{number}") for number in range(30)]
+    await world.settled()
     watcher = staying.watch(CAROL, ALICE, *users)
     for user_id in users:
         dying.open(f"of {user_id}", user_id)

@@ -40,19 +40,17 @@ class Service:
     """One presence replica."""
 
     def __init__(self, store_url: str, prefix: str, **settings: Any) -> None:
-        self._settings = PresenceSettings(
-            **{
-                "listen": "127.0.0.1:0",
-                "store_url": store_url,
-                "key_prefix": prefix or "unused:",
-                "lease_ttl_s": TTL_S,
-                "grace_s": GRACE_S,
-                "settle_s": SETTLE_S,
-                "tick_s": TICK_S,
-                "coalesce_ms": 100,
-            }
-            | settings
+        short = PresenceSettings(
+            listen="127.0.0.1:0",
+            store_url=store_url,
+            key_prefix=prefix,
+            lease_ttl_s=TTL_S,
+            grace_s=GRACE_S,
+            settle_s=SETTLE_S,
+            tick_s=TICK_S,
+            coalesce_ms=100,
         )
+        self._settings = short.model_copy(update=settings)
         self._process: Process | None = None
         self.port = 0
 

@@ -14,6 +14,9 @@ from services.runtime.channel import open_channel
 from services.runtime.metrics import Metrics
 from services.runtime.server import GrpcServer, time_left
 
+# Named here, so that a program may import it after `services.runtime`, as our processes import gRPC.
+CallBroken = grpc.aio.AioRpcError
+
 SERVICE = "test.v1.Sample"
 DEADLINE_S = 5.0
 

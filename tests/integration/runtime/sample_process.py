@@ -6,12 +6,10 @@ import sys
 import warnings
 from contextlib import suppress
 
-import grpc
-
 from services.runtime.config import ConfigError, RuntimeSettings, exit_for, load
 from services.runtime.process import Process, run
 from services.runtime.server import GrpcServer
-from tests.integration.runtime.loopback import SERVICE, Sample, loopback
+from tests.integration.runtime.loopback import SERVICE, CallBroken, Sample, loopback
 
 
 async def die() -> None:
@@ -46,7 +44,7 @@ class Talker:
             call = peer.unary_stream(b"wait")
             await call.read()
             await peer.server.drain(0)
-            with suppress(grpc.aio.AioRpcError):
+            with suppress(CallBroken):
                 await call.read()
 
     async def stop(self) -> None:
