@@ -18,13 +18,19 @@ from services.runtime.metrics import Metrics
 
 # Users whose grace ended, in one batch.
 _MAX_DUE = 480
+# Ticks that fail in a row until the store counts as away: a second or two of silence, including the waiting for it.
+_AWAY_AFTER = 2
 
 _log = logger(__name__)
 
 
 class TickObserver(Protocol):
-    def ticked(self, tick: Tick) -> None:
-        """Called on the event loop; must not block or raise."""
+    """Called on the event loop; must not block or raise."""
+
+    def ticked(self, tick: Tick) -> None: ...
+
+    def store_went_away(self) -> None:
+        """No hiccup: several ticks in a row failed. Told once, until one succeeds."""
 
 
 class Sweeper:
@@ -55,6 +61,7 @@ class Sweeper:
         self._settled = metrics.gauge("presence_settled", "0 while the edges are given time to report again.")
         self._eras = metrics.counter("presence_eras", "Times that what was stored had been lost, or left unattended.")
         self._era: str | None = None
+        self._failures = 0
 
     async def start(self) -> None:
         self._ticking = asyncio.create_task(self._tick_for_ever(), name="presence ticks")
@@ -72,12 +79,16 @@ class Sweeper:
                 self._note(await self._store.tick())
             except StoreUnavailable:
                 self._is_up.set(0)
+                self._failures += 1
+                if self._failures == _AWAY_AFTER:
+                    self._observer.store_went_away()
             except Exception:  # the edge of this task
                 _log.exception("presence_tick_failed")
             await asyncio.sleep(self._tick_s)
 
     def _note(self, tick: Tick) -> None:
         self._is_up.set(1)
+        self._failures = 0
         self._settled.set(tick.is_settled)
         self._edges.set(sum(lease.is_alive for lease in tick.leases))
         if tick.era != self._era:

@@ -5,8 +5,8 @@ missed (the store's feed was deaf, the store lost its data), what was told is no
 what differs is told. A read that an announcement overtook is dropped: of the two the announcement leads to the truth,
 since every later one follows it.
 
-UNKNOWN is told to a stream that asks for a user of whom nothing is known just now. Who was told something better keeps
-it: a store that is away is nobody's change.
+UNKNOWN is told of users of whom nothing is known just now: to a stream that asks for them, and to all when the store
+has gone away. It is no change of theirs; what an edge tells of it, and to whom, is the edge's matter.
 """
 
 import asyncio
@@ -59,6 +59,7 @@ class Watches:
         self._now = 0
         self._era: str | None = None
         self._is_settled = False
+        self._is_away = False
         self._told = metrics.counter("presence_updates", "Users told to watching edges.", labels=("kind",))
         self._rereads = metrics.counter("presence_rereads", "Watched users read again, as changes may be missed.")
         metrics.gauge("presence_watched_users", "Users watched on this replica.").set_function(
@@ -138,14 +139,25 @@ class Watches:
     def ticked(self, tick: Tick) -> None:
         has_settled = tick.is_settled and not self._is_settled
         self._is_settled = tick.is_settled
-        if tick.era != self._era:
-            is_first, self._era = self._era is None, tick.era
-            if not is_first:
-                for stream in self._streams:
-                    stream.ask_for_report()
-                self._doubt_all()
+        is_new_era = self._era is not None and tick.era != self._era
+        self._era = tick.era
+        if is_new_era:
+            for stream in self._streams:
+                stream.ask_for_report()
+        if self._is_away or is_new_era:
+            self._is_away = False
+            self._doubt_all()
         elif has_settled:
             self._read_soon(user_id for user_id, watched in self._watched.items() if not watched.is_sure)
+
+    def store_went_away(self) -> None:
+        self._is_away = True
+        for user_id, watched in self._watched.items():
+            watched.is_sure, watched.owes = False, True
+            watched.waiting.clear()
+            for stream in watched.streams:
+                stream.push_change(Presence(user_id, Status.UNKNOWN))
+        self._told.labels("unknown").inc(len(self._watched))
 
     # ---- Inside.
 

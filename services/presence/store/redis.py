@@ -9,6 +9,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Mapping, Sequence, Set
+from itertools import islice
 from typing import Any, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -46,6 +47,8 @@ _CONNECT_S = 1.0
 # Batches under way at the same time; more wait for a connection, within _ANSWER_S.
 _MAX_CONNECTIONS = 8
 _RETRY_AFTER_MS = 500
+# Users in one round trip: each script holds Redis up for about a millisecond.
+_MAX_ACTIVITIES = 2_000
 
 _VERDICTS = {b"taken": Verdict.TAKEN, b"needs_full": Verdict.NEEDS_FULL, b"superseded": Verdict.SUPERSEDED}
 
@@ -211,15 +214,16 @@ class RedisPresenceStore:
         return [UserId(user_id.decode()) for answer in answers for user_id in answer]
 
     async def record_activity(self, activities: Mapping[UserId, int]) -> None:
-        commands = [
-            _evalsha(
-                scripts.ACTIVITY,
-                [self._keys.activity(shard, user_id) for user_id in users],
-                (self._activity_kept_ms, *(activities[user_id] for user_id in users)),
-            )
-            for shard, users in by_shard(activities).items()
-        ]
-        if commands:
+        users = iter(activities)
+        while part := list(islice(users, _MAX_ACTIVITIES)):
+            commands = [
+                _evalsha(
+                    scripts.ACTIVITY,
+                    [self._keys.activity(shard, user_id) for user_id in of_shard],
+                    (self._activity_kept_ms, *(activities[user_id] for user_id in of_shard)),
+                )
+                for shard, of_shard in by_shard(part).items()
+            ]
             await self._run("record_activity", commands)
 
     def _commit_command(self, shard: int, changes: Sequence[Change], origin: Origin | None) -> Command:

@@ -54,6 +54,7 @@ class RedisFeed:
         missed: Callable[[], None],
     ) -> None:
         self.is_hearing = False
+        self._was_hearing = False
         self._connect = connect
         self._channels = (*channels, probe_channel)
         self._probe_channel = probe_channel.encode()
@@ -80,7 +81,9 @@ class RedisFeed:
             try:
                 await self._listen()
             except* (StoreUnavailable, TimeoutError) as group:
-                _log.warning("presence_feed_lost", error=repr(group.exceptions[0]))
+                if self._was_hearing:  # said once for each time that it was lost
+                    _log.warning("presence_feed_lost", error=repr(group.exceptions[0]))
+                self._was_hearing = False
             except* Exception as group:  # the edge of this task: nothing may leave the replica deaf for good
                 _log.error("presence_feed_failed", exc_info=group)
             if asyncio.get_running_loop().time() - began > _CONFIRM_S:
@@ -98,7 +101,7 @@ class RedisFeed:
                 await connection.send("SUBSCRIBE", *self._channels)
                 async with asyncio.timeout(_CONFIRM_S):
                     await confirmed.wait()
-                self.is_hearing = True
+                self.is_hearing = self._was_hearing = True
                 self._missed()
                 await self._probe_for_ever()
         finally:

@@ -246,3 +246,26 @@ async def test_nobody_goes_offline_while_no_replica_was_there_to_take_renewals(s
     await service.sweep()
     assert service.announced == [(ALICE, Status.ONLINE)]
     assert await service.status_of(BOB) is Status.OFFLINE
+
+
+@pytest.mark.parametrize("jump_s", [3_600, -3_600])
+async def test_a_clock_that_jumps_makes_nobody_flap_and_holds_nobody_up(service: Service, jump_s: int) -> None:
+    await service.take(report(2, put=[session(ALICE), session(BOB, "s2")]))
+    await service.take(report(3, closed=[session(BOB, "s2")]))
+    service.clock.jump_wall_ms(jump_s * 1000)
+    seq = 3
+    for second in range(SETTLE_S + GRACE_S):
+        await service.let_time_pass(1)
+        await service.sweep()
+        if second % 5 == 4:
+            seq += 1
+            if not await service.take(report(seq)):
+                seq += 1
+                assert await service.take(report(seq, is_full=True, put=[session(ALICE)]))
+    await asyncio.sleep(0)
+    assert await service.status_of(ALICE) is Status.ONLINE
+    assert service.announced == [(ALICE, Status.ONLINE), (BOB, Status.ONLINE), (BOB, Status.OFFLINE)]
+    await service.expire(EDGE)
+    await service.let_time_pass(GRACE_S)
+    await service.sweep()
+    assert await service.status_of(ALICE) is Status.OFFLINE

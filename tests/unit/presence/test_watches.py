@@ -216,3 +216,13 @@ async def test_a_read_from_before_a_loss_that_is_answered_after_it_is_not_believ
     assert (await reader.told(2))[1:] == [(ALICE, Status.OFFLINE)]
     service.watch(late, ALICE)
     assert await late.told(1) == [(ALICE, Status.OFFLINE)]
+
+
+async def test_a_store_that_went_away_makes_everybody_unknown_until_it_is_back(service: Watching) -> None:
+    reader = service.open()
+    service.watch(reader, ALICE, BOB)
+    await reader.told(2)
+    service.watches.store_went_away()
+    assert sorted((await reader.told(4))[2:]) == [(ALICE, Status.UNKNOWN), (BOB, Status.UNKNOWN)]
+    await service.tick()
+    assert sorted((await reader.told(6))[4:]) == [(ALICE, Status.ONLINE), (BOB, Status.OFFLINE)]
