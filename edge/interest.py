@@ -192,7 +192,7 @@ class Interest:
             contact = self._contacts.get(contact_id)
             if contact is not None and contact.current is not None:
                 told.append(contact.current)
-                pass
+                contact.owes |= contact.current.status is PresenceStatus.UNKNOWN
             elif contact is not None and self._call is not None:
                 contact.waiting.extend(listeners)
             else:
