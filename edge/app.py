@@ -2,27 +2,38 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from edge.attendance import Attendance
 from edge.auth import DevTokens, TokenVerifier, check_identity_settings
 from edge.clients import ChatClient
 from edge.clients.chat import SERVICE_NAME as CHAT_SERVICE
+from edge.clients.notify import SERVICE_NAME as NOTIFY_SERVICE
+from edge.clients.notify import NotifyClient
+from edge.clients.presence import SERVICE_NAME as PRESENCE_SERVICE
 from edge.commands import Commands
 from edge.config import EdgeSettings
+from edge.connections import Connections
+from edge.contacts import Contacts
+from edge.delivered import Delivered
 from edge.gateway import Gateway
-from edge.gateway.pages import page_routes
+from edge.gateway.pages import default_web_root, page_routes
 from edge.hub import Hub
 from edge.limits import ConnectionCounts, TokenBuckets
+from edge.notifications import Notifications
 from edge.origins import Origins
 from edge.outbox import Writer
+from edge.presence import EdgePresence
 from edge.replicas import Replicas
-from edge.session import Session, SessionMetrics, SessionServices
+from edge.session import Session
+from edge.session_services import SessionMetrics, SessionServices
+from edge.sockjs import SockJsEndpoint
 from edge.topics import TopicStreams
+from edge.users import Users
 from edge.websocket import WebSocketEndpoint
 from services.runtime.log import logger
 from services.runtime.process import Process
@@ -32,21 +43,19 @@ _BACKLOG = 4_096
 # A leaving edge spreads its clients' reconnects over this.
 _DRAIN_SPREAD_S = 3.0
 
-_PAGES = Path(__file__).parents[1] / "web" / "plain"
-
 _log = logger(__name__)
 
 
 class PublicServer:
-    """The public port: WebSocket, HTTP API, health and pages. Leaves in order: not ready, no new clients, then the
-    clients it has."""
+    """The public port: WebSocket, SockJS, HTTP API, health and pages. Leaves in order: not ready, no new clients, then
+    the clients it has."""
 
     def __init__(
-        self, app: web.Application, listen: str, websockets: WebSocketEndpoint, *, request_timeout_s: float
+        self, app: web.Application, listen: str, connections: Connections, *, request_timeout_s: float
     ) -> None:
         self._host, _, port = listen.rpartition(":")
         self._asked_port = int(port)
-        self._websockets = websockets
+        self._connections = connections
         self._request_timeout_s = request_timeout_s
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=2.0
@@ -69,7 +78,7 @@ class PublicServer:
     async def stop(self) -> None:
         assert self._listener is not None
         self._listener.close()
-        await self._websockets.drain(_DRAIN_SPREAD_S)
+        await self._connections.drain(_DRAIN_SPREAD_S)
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.Protocol:
@@ -100,18 +109,21 @@ async def build(process: Process, settings: EdgeSettings) -> PublicServer:
     check_identity_settings(settings, process.settings.environment)
     dev_tokens = DevTokens(settings, clock) if settings.dev_tokens else None
     verifier = TokenVerifier(settings, clock, dev_tokens)
-    replicas = Replicas(
-        "chat",
-        CHAT_SERVICE,
-        settings.chat_targets,
-        resolve_every_s=settings.resolve_every_s,
-        clock=clock,
-        metrics=metrics,
-        tasks=tasks,
-    )
+    replicas = _replicas("chat", CHAT_SERVICE, settings.chat_targets, process, settings)
+    presence_replicas = _replicas("presence", PRESENCE_SERVICE, settings.presence_targets, process, settings)
+    notify_replicas = _replicas("notify", NOTIFY_SERVICE, settings.notify_targets, process, settings)
     chat = ChatClient(replicas, clock, metrics)
+    notify = NotifyClient(notify_replicas)
     hub = Hub(metrics)
     topics = TopicStreams(chat, replicas, hub, tasks, metrics)
+    users = Users(metrics)
+    attendance = Attendance(users, topics.say_attendance)
+    notifications = Notifications(notify, notify_replicas, users, attendance, tasks, metrics)
+    hub.listen(notifications)
+    presence = EdgePresence(presence_replicas, clock, tasks, metrics)
+    contacts = Contacts(chat, presence, topics, tasks)
+    topics.contacts_changed.append(contacts.changed)
+    delivered = Delivered(chat, metrics)
     send_limit = TokenBuckets(
         "sends", rate=settings.sends_per_second, burst=settings.sends_burst, clock=clock, metrics=metrics
     )
@@ -120,38 +132,61 @@ async def build(process: Process, settings: EdgeSettings) -> PublicServer:
         settings=settings,
         hub=hub,
         commands=Commands(chat, topics.send_typing, send_limit, max_content_bytes=settings.max_content_bytes),
+        users=users,
+        attendance=attendance,
+        presence=presence,
+        contacts=contacts,
+        delivered=delivered,
         verifier=verifier,
         counts=ConnectionCounts(limit=settings.max_connections_per_user),
         writer=writer,
         clock=clock,
         metrics=SessionMetrics(metrics),
     )
+    connections = Connections(limit=settings.max_connections, clock=clock, tasks=tasks, metrics=metrics)
+    origins = Origins(settings.allowed_origins)
     websockets = WebSocketEndpoint(
-        lambda transport: Session(transport, services),
-        Origins(settings.allowed_origins),
-        max_frame_bytes=settings.max_frame_bytes,
-        max_connections=settings.max_connections,
-        clock=clock,
-        tasks=tasks,
-        metrics=metrics,
+        lambda transport: Session(transport, services), origins, connections, max_frame_bytes=settings.max_frame_bytes
     )
-    gateway = Gateway(chat, verifier, dev_tokens, send_limit, settings, clock, metrics)
+    sockjs = SockJsEndpoint(services, origins, connections, websockets, metrics)
+    gateway = Gateway(chat, presence, notify, verifier, dev_tokens, send_limit, settings, clock, metrics)
     app = web.Application()
     app.router.add_get("/ws", websockets.handle)
     app.router.add_get("/healthz", _alive)
     app.router.add_get("/readyz", _ready(lambda: process.readiness.ready and bool(replicas.up)))
     gateway.mount(app)
-    app.add_routes(page_routes(settings.web_root or str(_PAGES)))
-    public = PublicServer(app, settings.listen, websockets, request_timeout_s=settings.connect_timeout_s)
+    sockjs.mount(app)
+    app.add_routes(page_routes(settings.web_root or default_web_root()))
+    public = PublicServer(app, settings.listen, connections, request_timeout_s=settings.connect_timeout_s)
 
     process.readiness.add_check("chat", lambda: bool(replicas.up))
     process.add(replicas, "chat_replicas")
     process.on_stop(chat.close, "chat_client")
     process.add(topics, "topic_streams")
+    process.add(presence_replicas, "presence_replicas")
+    process.add(presence, "presence")
+    process.add(contacts, "contacts")
+    process.add(notify_replicas, "notify_replicas")
+    process.add(notifications, "notifications")
+    process.add(delivered, "delivered")
     process.on_stop(_closes(writer), "writer")
-    process.add(websockets, "websockets")
+    process.add(connections, "connections")
     process.add(public, "public_server")
     return public
+
+
+def _replicas(
+    service: str, health_name: str, targets: Sequence[str], process: Process, settings: EdgeSettings
+) -> Replicas:
+    return Replicas(
+        service,
+        health_name,
+        targets,
+        resolve_every_s=settings.resolve_every_s,
+        clock=process.clock,
+        metrics=process.metrics,
+        tasks=process.tasks,
+    )
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

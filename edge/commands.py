@@ -5,7 +5,7 @@ Nothing here awaits: a command is accepted at once and answered when its effect 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import uuid_utils
@@ -16,6 +16,7 @@ from edge.destinations import Command, is_conversation_id
 from edge.errors import BadRequest, ContentTooLarge, NotAMember
 from edge.limits import TokenBuckets
 from edge.model import ConversationId, Seq, Stored, UserId, WatermarkKind, parse_message_id
+from edge.presence import PresenceStatus
 from services.runtime.errors import Forbidden, ServiceError
 
 _MAX_CLIENT_MESSAGE_ID_BYTES = 128
@@ -44,6 +45,12 @@ class ChatTyping(msgspec.Struct, rename="camel"):
 
     conversation_id: str
     typing: bool
+
+
+class PresenceSet(msgspec.Struct):
+    """`/app/presence.set`"""
+
+    status: Literal["online", "away", "busy"]
 
 
 class SessionRefresh(msgspec.Struct, rename="camel"):
@@ -75,6 +82,7 @@ class Caller:
 
     user_id: UserId
     refresh: Callable[[str], None]
+    set_status: Callable[[PresenceStatus], None]
     is_watching: Callable[[ConversationId], bool]
 
 
@@ -112,7 +120,8 @@ class Commands:
                 caller.refresh(decode_body(body, SessionRefresh).token)
                 reply.done()
             case Command.SET_PRESENCE:
-                raise BadRequest(problem="presence is not served here yet")
+                caller.set_status(PresenceStatus(decode_body(body, PresenceSet).status))
+                reply.done()
 
     def _send(self, body: ChatSend, caller: Caller, reply: Reply) -> None:
         self._send_limit.take(caller.user_id)

@@ -64,4 +64,23 @@ class EdgeSettings(Settings):
     max_unanswered_sends: int = Field(
         default=1_024, gt=0, description="SENDs of one connection under way before the edge stops reading from it"
     )
+    sockjs_min_session_id: int = Field(
+        default=8,
+        ge=8,
+        le=64,
+        description="characters that the id of a SockJS session has at least; sockjs-client makes 8 (40 bits) unless "
+        "its option sessionId says otherwise, so raise it where all clients are yours",
+    )
+    sockjs_heartbeat_s: float = Field(
+        default=25.0, gt=0, description="silence of the edge after which a SockJS client gets a heart-beat"
+    )
+    sockjs_disconnect_s: float = Field(
+        default=5.0, gt=0, description="how long nobody need ask for what a polled SockJS session has before it ends"
+    )
+    sockjs_response_bytes: int = Field(
+        default=128 << 10, gt=0, description="length of a SockJS stream after which the client begins a new one"
+    )
+    sockjs_max_body_bytes: int = Field(
+        default=256 << 10, ge=1024, description="one xhr_send, or one WebSocket message of SockJS"
+    )
     web_root: str = Field(default="", description="directory of the page served at /; empty: the one that comes along")

@@ -62,11 +62,14 @@ def decode_query(query: MultiMapping[str], shape: type[T]) -> T:
     """Parameters that `shape` does not know are ignored, empty ones are absent.
 
     Raises:
-        BadRequest: one that it knows comes twice or is out of its range.
+        BadRequest: one that it knows comes twice (and is no list) or is out of its range.
     """
     values: dict[str, object] = {}
-    for name, is_text in _parameters(shape):
+    for name, is_text, is_list in _parameters(shape):
         given = query.getall(name, ())
+        if is_list:
+            values[name] = given
+            continue
         if len(given) > 1:
             raise BadRequest(problem=f"{name}: expected once")
         if given and given[0]:
@@ -79,9 +82,9 @@ def decode_query(query: MultiMapping[str], shape: type[T]) -> T:
 
 
 @cache  # there are few shapes, and looking at one takes 10 µs
-def _parameters(shape: type[msgspec.Struct]) -> Sequence[tuple[str, bool]]:
-    """Name, and whether its value is a text."""
-    return [(field.encode_name, _is_text(field.type)) for field in msgspec.structs.fields(shape)]
+def _parameters(shape: type[msgspec.Struct]) -> Sequence[tuple[str, bool, bool]]:
+    """Name, and whether its value is a text, or a list of texts."""
+    return [(field.encode_name, _is_text(field.type), _is_list(field.type)) for field in msgspec.structs.fields(shape)]
 
 
 def _explain(message: str, shape: type[msgspec.Struct]) -> str:
@@ -113,6 +116,10 @@ def _choices(shape: type[msgspec.Struct], path: str) -> str:
 
 def _is_text(kind: object) -> bool:
     return kind is str or (get_origin(kind) is Annotated and get_args(kind)[0] is str)
+
+
+def _is_list(kind: object) -> bool:
+    return get_origin(get_args(kind)[0] if get_origin(kind) is Annotated else kind) is list
 
 
 def _no_name_twice(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -128,10 +128,21 @@ class _Topic:
     repairing: int | None = None
 
 
+class HubListener(Protocol):
+    """What the hub tells besides its subscribers. Does not block and does not raise."""
+
+    def joined(self, conversation_id: ConversationId) -> None:
+        """Chat has this edge's watch, for the first time or again."""
+
+    def seen(self, conversation_id: ConversationId, user_id: UserId, seq: Seq, head: Seq) -> None:
+        """That user has read up to `seq`, of the messages up to `head`."""
+
+
 class Hub:
     """The conversations watched here. Everything happens on the event loop, without awaiting."""
 
     def __init__(self, metrics: Metrics) -> None:
+        self._listener: HubListener | None = None
         self._topics: dict[ConversationId, _Topic] = {}
         self._watches: dict[int, _Watch] = {}
         self._next_watch = 0
@@ -143,6 +154,10 @@ class Hub:
     def connect(self, upstream: Upstream) -> None:
         """Called once, before anything else."""
         self._upstream = upstream
+
+    def listen(self, listener: HubListener) -> None:
+        """Called at most once."""
+        self._listener = listener
 
     @property
     def upstream(self) -> Upstream:
@@ -209,6 +224,8 @@ class Hub:
             subscriber.joined(head)
         elif subscriber.is_active:
             subscriber.refused(_removed())
+        if self._listener is not None:
+            self._listener.joined(topic.conversation_id)
         self._drop_if_idle(topic)
 
     def refused(self, watch_id: int, error: ServiceError) -> None:
@@ -256,6 +273,9 @@ class Hub:
         }
         event_id = f"{message_id}.{kind.value}.{user_id}"
         self._tell(conversation_id, EncodedEvent(conversation_id, event_id, orjson.dumps(body), droppable=False), None)
+        topic = self._topics.get(conversation_id)
+        if kind is WatermarkKind.SEEN and topic is not None and self._listener is not None:
+            self._listener.seen(conversation_id, user_id, seq, max(seq, topic.last or seq))
 
     def typing(self, conversation_id: ConversationId, user_id: UserId, *, typing: bool) -> None:
         body = {"event": "typing", "conversationId": conversation_id, "userId": user_id, "typing": typing}

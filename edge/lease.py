@@ -122,8 +122,9 @@ class Lease:
         self._activities[user_id] = user.last_active_ms
 
     def report_soon(self) -> None:
-        """Presence wants to hear from this edge."""
+        """Presence wants to hear from this edge: so it is there, whatever failed before."""
         self._renew_at = 0.0
+        self._end_pause()
         self._news.set()
 
     # ---- Component.
@@ -153,9 +154,13 @@ class Lease:
         self._news.set()
 
     def _replicas_changed(self) -> None:
+        self._end_pause()
+        self._news.set()
+
+    def _end_pause(self) -> None:
+        """What failed is tried again at once."""
         if self._failures:
             self._not_before = 0.0
-        self._news.set()
 
     async def _report_for_ever(self) -> None:
         while True:

@@ -6,23 +6,28 @@ bytes itself (`websocket`) and awaits nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Callable, Collection, Sequence
 
 import orjson
 import uuid_utils
 
-from edge.auth import TokenVerifier, bearer
-from edge.commands import Caller, Commands, Header
-from edge.config import EdgeSettings
-from edge.destinations import ERRORS, ConversationTopic, parse_command, parse_subscription
+from edge.auth import bearer
+from edge.commands import Caller, Header
+from edge.destinations import (
+    ERRORS,
+    NOTIFICATIONS,
+    PRESENCE,
+    Command,
+    ConversationTopic,
+    parse_command,
+    parse_subscription,
+)
 from edge.errors import BadRequest, TooMany
 from edge.faults import error_body, fault_of
-from edge.hub import Hub
-from edge.limits import ConnectionCounts
-from edge.model import ConversationId, Identity, Seq
-from edge.outbox import Outbox, Transport, Writer
+from edge.model import ConversationId, Identity, Seq, UserId
+from edge.outbox import Outbox, Transport
+from edge.presence import PresenceStatus
+from edge.session_services import SessionServices
 from edge.stomp.connection import ServerConnection
 from edge.stomp.errors import FrameTooLarge, RemoteProtocolError
 from edge.stomp.events import (
@@ -37,15 +42,18 @@ from edge.stomp.events import (
 )
 from edge.stomp.parser import Limits
 from edge.subscriptions import ConversationSubscription
-from services.runtime.clock import Clock
-from services.runtime.errors import Internal, ServiceError, Unauthenticated, Unavailable
+from edge.user_queues import PresenceSubscription, QueueSubscription
+from services.runtime.errors import Internal, ServiceError, Unauthenticated
 from services.runtime.log import logger
-from services.runtime.metrics import Metrics
 
 _SERVER = "parley/0.1"
 # How long a leaving edge waits for the answers that one client is owed.
 _DRAIN_S = 3.0
 _JSON = "application/json"
+# Frames that a client sends by itself, and a person has done nothing.
+_AUTOMATIC = frozenset((Command.DELIVERED, Command.REFRESH))
+
+_Subscription = ConversationSubscription | PresenceSubscription | QueueSubscription
 
 # RFC 6455, 7.4.1, and IANA's registry.
 CLOSE_NORMAL = 1000
@@ -56,34 +64,6 @@ CLOSE_RESTARTING = 1012
 CLOSE_TOO_SLOW = 1013
 
 _log = logger(__name__)
-
-
-class SessionMetrics:
-    """What all sessions of an edge count together."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.refused = metrics.counter("edge_refused", "Requests and frames that were refused.", labels=("code",))
-        self.protocol_errors = metrics.counter("edge_protocol_errors", "Connections ended for breaking the protocol.")
-        frames = metrics.counter("edge_frames_received", "STOMP frames received.", labels=("kind",))
-        # Looked up once: `labels` costs as much as parsing a header.
-        self.frames = {kind: frames.labels(kind.__name__.removesuffix("Received").lower()) for kind in get_args(Event)}
-        self.gaps = metrics.counter("edge_slow_reader_gaps", "Conversations that became a gap for a slow reader.")
-        self.closed_slow = metrics.counter("edge_slow_readers_closed", "Connections closed for reading too slowly.")
-        self.closed = metrics.counter("edge_sessions_closed", "Sessions ended by the edge.", labels=("close_code",))
-
-
-@dataclass(frozen=True, slots=True)
-class SessionServices:
-    """What every session of an edge is given."""
-
-    settings: EdgeSettings
-    hub: Hub
-    commands: Commands
-    verifier: TokenVerifier
-    counts: ConnectionCounts
-    writer: Writer
-    clock: Clock
-    metrics: SessionMetrics
 
 
 class Session:
@@ -106,10 +86,11 @@ class Session:
         self._outbox = Outbox(transport, services.writer, self._drained)
         self._identity: Identity | None = None
         self._caller: Caller | None = None
-        # By id; a string is the name of one of the user's own queues.
-        self._subscriptions: dict[str, ConversationSubscription | str] = {}
-        self._errors_subscription: str | None = None
-        self._gapped: dict[ConversationSubscription, None] = {}
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._errors: QueueSubscription | None = None
+        # Those that hold something back until the client has caught up, and those whose messages are being written.
+        self._behind: dict[ConversationSubscription | PresenceSubscription, None] = {}
+        self._writing: dict[ConversationSubscription, None] = {}
         # Frames that have no answer yet.
         self._unanswered = 0
         self._room = asyncio.Event()
@@ -188,11 +169,12 @@ class Session:
         self._outbox.is_closed = True
         self._stomp.close()
         self._room.set()
-        for subscription in self._subscriptions.values():
-            if isinstance(subscription, ConversationSubscription):
-                self._unsubscribe(subscription)
-        self._subscriptions.clear()
+        subscriptions, self._subscriptions = self._subscriptions, {}
+        for subscription in subscriptions.values():
+            self._unsubscribe(subscription)
         if self._identity is not None:
+            self._services.users.leave(self)
+            self._services.presence.closed(self.session_id)
             self._services.counts.leave(self._identity.user_id)
             self._identity = None
 
@@ -234,12 +216,17 @@ class Session:
         now = services.clock.monotonic()
         self._stomp.heart_beat.sent(now)
         self._stomp.heart_beat.received(now)
-        self._caller = Caller(identity.user_id, self._refresh, self._is_watching)
+        self._caller = Caller(identity.user_id, self._refresh, self._set_status, self.is_watching)
+        services.presence.opened(self.session_id, identity.user_id)
+        services.users.enter(self)
 
     def _on_send(self, event: SendReceived) -> None:
         reply = self._reply(event.receipt)
         try:
-            self._services.commands.run(parse_command(event.destination), event.body, self.caller, reply)
+            command = parse_command(event.destination)
+            if command not in _AUTOMATIC:
+                self._services.presence.active(self.user_id)
+            self._services.commands.run(command, event.body, self.caller, reply)
         except ServiceError as error:
             reply.refused(error)
 
@@ -265,20 +252,36 @@ class Session:
             self._subscriptions[event.id] = subscription
             self._services.hub.subscribe(destination.conversation_id, subscription, after)
             return
-        if destination.name != ERRORS:
-            raise Unavailable.told("this queue is not served here yet")
-        self._subscriptions[event.id] = destination.name
-        self._errors_subscription = event.id
+        if destination.name == PRESENCE:
+            presence = PresenceSubscription(self, event.id, self._stomp.version)
+            self._subscriptions[event.id] = presence
+            self._services.contacts.subscribe(self.user_id, presence, self._when_seeing(presence, event.receipt))
+            return
+        queue = QueueSubscription(self, event.id, destination.name, self._stomp.version)
+        self._subscriptions[event.id] = queue
+        if destination.name == ERRORS:
+            self._errors = queue
         self._reply(event.receipt).done()
+
+    def _when_seeing(
+        self, presence: PresenceSubscription, receipt: str | None
+    ) -> Callable[[ServiceError | None], None]:
+        reply = self._reply(receipt)
+
+        def done(error: ServiceError | None) -> None:
+            if error is None:
+                reply.done()
+            else:
+                self._subscriptions.pop(presence.id, None)
+                reply.refused(error)
+
+        return done
 
     def _on_unsubscribe(self, event: UnsubscribeReceived) -> None:
         subscription = self._subscriptions.pop(event.id, None)
         if subscription is None:
             raise BadRequest(problem="id: this connection has no subscription with that id")
-        if isinstance(subscription, ConversationSubscription):
-            self._unsubscribe(subscription)
-        elif event.id == self._errors_subscription:
-            self._errors_subscription = None
+        self._unsubscribe(subscription)
         self._reply(event.receipt).done()
 
     def _on_ack(self, event: AckReceived) -> None:
@@ -305,11 +308,28 @@ class Session:
             raise Unauthenticated.told("the new token names another user: open another connection for that one")
         self._identity = identity
 
-    def _is_watching(self, conversation_id: ConversationId) -> bool:
-        return any(each.conversation_id == conversation_id and each.is_live for each in self._conversations())
+    def _set_status(self, status: PresenceStatus) -> None:
+        self._services.presence.set_status(self.session_id, status)
 
     def _conversations(self) -> Sequence[ConversationSubscription]:
         return [each for each in self._subscriptions.values() if isinstance(each, ConversationSubscription)]
+
+    # ---- As others on this edge see it (`users`).
+
+    @property
+    def user_id(self) -> UserId:
+        return self.identity.user_id
+
+    def watched(self) -> Collection[ConversationId]:
+        return {each.conversation_id for each in self._conversations() if each.is_live}
+
+    def is_watching(self, conversation_id: ConversationId) -> bool:
+        return any(each.conversation_id == conversation_id and each.is_live for each in self._conversations())
+
+    def notify(self, event_id: str, body: bytes) -> None:
+        for each in list(self._subscriptions.values()):
+            if isinstance(each, QueueSubscription) and each.name == NOTIFICATIONS:
+                each.tell(event_id, body)
 
     # ---- What the client is told.
 
@@ -336,36 +356,63 @@ class Session:
             return
         self._outbox.push(frame)
 
-    def has_gap(self, subscription: ConversationSubscription) -> None:
-        """The subscription left messages out; it is asked to say so once the client has caught up."""
-        self._services.metrics.gaps.inc()
-        self._gapped[subscription] = None
+    def is_behind(self, subscription: ConversationSubscription | PresenceSubscription) -> None:
+        """It held something back, and is asked to say so once the client has caught up."""
+        if isinstance(subscription, ConversationSubscription):
+            self._services.metrics.gaps.inc()
+        self._behind[subscription] = None
         self._outbox.expect_drain()
+
+    def has_written(self, subscription: ConversationSubscription) -> None:
+        self._writing[subscription] = None
+
+    def went_live(self, subscription: ConversationSubscription) -> None:
+        self._services.attendance.watching_changed(subscription.conversation_id, self.user_id)
 
     def unsubscribed(self, subscription: ConversationSubscription, error: ServiceError) -> None:
         """Chat refused it, or its user is no longer a member."""
         self._subscriptions.pop(subscription.id, None)
-        self._gapped.pop(subscription, None)
+        self._behind.pop(subscription, None)
         if subscription.is_live:
             subscription.is_live = False
+            self._services.attendance.watching_changed(subscription.conversation_id, self.user_id)
             self._reply(None).refused(error, conversation_id=subscription.conversation_id)
 
     def _drained(self) -> None:
         self._stomp_wrote()
-        if self._gapped and self.is_slow:
+        if self._writing:
+            self._note_delivered()
+        if self._behind and self.is_slow:
             self._outbox.expect_drain()
-        elif self._gapped:
-            gapped, self._gapped = self._gapped, {}
-            for subscription in gapped:
-                subscription.tell_gap()
+        elif self._behind:
+            behind, self._behind = self._behind, {}
+            for subscription in behind:
+                subscription.catch_up()
+
+    def _note_delivered(self) -> None:
+        """Everything that was pushed has been written out."""
+        writing, self._writing = self._writing, {}
+        for subscription in writing:
+            delivered = subscription.take_delivered()
+            if delivered is not None and self._identity is not None:
+                self._services.delivered.written(subscription.conversation_id, self.user_id, delivered)
 
     def _stomp_wrote(self) -> None:
         if self._identity is not None and self._stomp.heart_beat.send_ms:
             self._stomp.heart_beat.sent(self._services.clock.monotonic())
 
-    def _unsubscribe(self, subscription: ConversationSubscription) -> None:
-        self._gapped.pop(subscription, None)
+    def _unsubscribe(self, subscription: _Subscription) -> None:
+        """It is out of `_subscriptions` already."""
+        if isinstance(subscription, QueueSubscription):
+            if subscription is self._errors:
+                self._errors = None
+            return
+        self._behind.pop(subscription, None)
+        if isinstance(subscription, PresenceSubscription):
+            self._services.contacts.unsubscribe(subscription)
+            return
         subscription.end()
+        self._services.attendance.watching_changed(subscription.conversation_id, self.user_id)
         self._services.hub.unsubscribe(subscription.conversation_id, subscription)
 
     def _reply(self, receipt: str | None) -> "_Reply":
@@ -401,19 +448,11 @@ class Session:
         body = orjson.dumps(
             error_body(error, receipt_id=receipt, conversation_id=conversation_id, client_message_id=client_message_id)
         )
-        if self._errors_subscription is None:
+        if self._errors is None:
             self._end_with_error(error, body, receipt)
             return
         self._next_error += 1
-        self.push(
-            self._stomp.message(
-                subscription=self._errors_subscription,
-                message_id=f"{self.session_id}-{self._next_error}",
-                destination=ERRORS,
-                body=body,
-                content_type=_JSON,
-            )
-        )
+        self._errors.tell(f"{self.session_id}-{self._next_error}", body)
 
     # ---- The end.
 

@@ -1,7 +1,8 @@
 """One subscription of one client to one conversation: its position, its acknowledgements, its gaps.
 
 What it delivers is ascending and without a repeat, whatever the hub hands it: it knows the last seq that it has
-written. Where its client is too slow, messages are left out and one `gap` event names them afterwards.
+written. Where its client is too slow, messages are left out and one `gap` event names them afterwards. With `ack:auto`
+what has been written out counts as delivered.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,13 @@ class Listener(Protocol):
 
     def push(self, frame: bytes) -> None: ...
 
-    def has_gap(self, subscription: "ConversationSubscription") -> None: ...
+    def is_behind(self, subscription: "ConversationSubscription") -> None:
+        """It holds something back for a client that is too slow: `catch_up` it later."""
+
+    def has_written(self, subscription: "ConversationSubscription") -> None:
+        """Messages of others are on their way: `take_delivered` them once everything is written out."""
+
+    def went_live(self, subscription: "ConversationSubscription") -> None: ...
 
     def unsubscribed(self, subscription: "ConversationSubscription", error: ServiceError) -> None: ...
 
@@ -38,6 +45,7 @@ class ConversationSubscription:
 
     __slots__ = (
         "_ack_prefix",
+        "_delivered",
         "_gap_from",
         "_last",
         "_listener",
@@ -71,6 +79,8 @@ class ConversationSubscription:
         self._ack_prefix = None if ack is AckMode.AUTO else to_utf8(escape_header(f"{id_}/", version))
         self._last = after or Seq(0)
         self._gap_from: Seq | None = None
+        # The last message of somebody else that was pushed and is not yet known to be written out.
+        self._delivered: Seq | None = None
         self.id = id_
         self.conversation_id = conversation_id
         self.ack = ack
@@ -93,10 +103,18 @@ class ConversationSubscription:
         if self._gap_from is not None or self._listener.is_slow:
             self._leave_out(messages)
             return
+        foreign: Seq | None = None
         for each in messages:
-            ack = None if self._ack_prefix is None else self._ack_prefix + each.message.message_id.encode()
+            message = each.message
+            ack = None if self._ack_prefix is None else self._ack_prefix + message.message_id.encode()
             self._listener.push(each.template(self._version).for_subscription(self._prefix, ack))
+            if message.sender_id != self._user_id:
+                foreign = message.seq
         self._last = messages[-1].message.seq
+        if foreign is not None and self._ack_prefix is None:
+            if self._delivered is None:
+                self._listener.has_written(self)
+            self._delivered = foreign
 
     def deliver_event(self, event: EncodedEvent) -> None:
         if not (event.droppable and self._listener.is_slow):
@@ -106,6 +124,7 @@ class ConversationSubscription:
         self.is_live = True
         self._last = head  # all up to it has been replayed; a position beyond it is the head
         reply, self._reply = self._reply, None
+        self._listener.went_live(self)
         if reply is not None:
             reply.done((("x-head-seq", str(head)),))
 
@@ -125,8 +144,13 @@ class ConversationSubscription:
         if reply is not None:
             reply.refused(BadRequest(problem="unsubscribed before the subscription was live"))
 
-    def tell_gap(self) -> None:
-        """The client has caught up with what was written: tell it what was left out, and go on."""
+    def take_delivered(self) -> Seq | None:
+        """How far messages of others have been pushed since it was last asked."""
+        delivered, self._delivered = self._delivered, None
+        return delivered
+
+    def catch_up(self) -> None:
+        """The client has taken what was written: tell it what was left out, and go on."""
         if self._gap_from is None:
             return
         body = {
@@ -168,5 +192,5 @@ class ConversationSubscription:
     def _leave_out(self, messages: Sequence[EncodedMessage]) -> None:
         if self._gap_from is None:
             self._gap_from = messages[0].message.seq
-            self._listener.has_gap(self)
+            self._listener.is_behind(self)
         self._last = messages[-1].message.seq

@@ -10,18 +10,15 @@ from collections.abc import Callable
 
 from aiohttp import HttpVersion11, WSMsgType, hdrs, web
 
+from edge.connections import Connections
 from edge.origins import Origins
 from edge.outbox import Transport
 from edge.session import Session
-from services.runtime.clock import Clock
 from services.runtime.log import logger
-from services.runtime.metrics import Metrics
-from services.runtime.tasks import Tasks
 
 _SUBPROTOCOLS = ("v12.stomp", "v11.stomp", "v10.stomp")
 # How long a client may take to answer our close frame. One that reads slowly is not waited for longer.
 _CLOSE_TIMEOUT_S = 2.0
-_TICK_S = 1.0
 # RFC 6455, 5.5: what a close frame can hold, less the code.
 _MAX_REASON_BYTES = 123
 # What a head may have; browsers send about 20.
@@ -29,8 +26,6 @@ _MAX_HEADERS = 100
 # RFC 6455, 7.4.1: codes, and those of them that may not stand in a close frame (aiohttp accepts 1006).
 _NORMAL, _PROTOCOL_ERROR, _BAD_DATA = 1000, 1002, 1007
 _RESERVED_CODES = frozenset((1004, 1005, 1006, 1015))
-# Sessions looked at before other work gets its turn.
-_TURN_SESSIONS = 500
 
 _log = logger(__name__)
 
@@ -118,58 +113,25 @@ class WebSocketTransport(Transport):
 
 
 class WebSocketEndpoint:
-    """`GET /ws`, and the sessions on it. A component: its task looks after heart-beats and time limits."""
+    """`GET /ws`, and the sessions on it."""
 
     def __init__(
         self,
         open_session: Callable[[Transport], Session],
         origins: Origins,
+        connections: Connections,
         *,
         max_frame_bytes: int,
-        max_connections: int,
-        clock: Clock,
-        tasks: Tasks,
-        metrics: Metrics,
     ) -> None:
-        self._clock = clock
         self._open_session = open_session
         self._origins = origins
+        self._connections = connections
         self._max_frame_bytes = max_frame_bytes
-        self._max_connections = max_connections
-        self._tasks = tasks
-        self._sessions: dict[Session, None] = {}
-        self._ticking: asyncio.Task[None] | None = None
-        self._empty = asyncio.Event()
-        self._leaving = asyncio.Event()
-        self._opened = metrics.counter("edge_connections_opened", "WebSocket connections accepted.")
-        metrics.gauge("edge_connections", "WebSocket connections open.").set_function(lambda: len(self._sessions))
-
-    async def start(self) -> None:
-        self._ticking = self._tasks.spawn(self._tick_for_ever(), "session ticks")
-
-    async def stop(self) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
-
-    async def drain(self, over_s: float) -> None:
-        """Takes no new client and sends the others away (1012), spread over `over_s`; waits until they are gone."""
-        self._leaving.set()
-        leaving = list(self._sessions)
-        for index, session in enumerate(leaving):
-            session.drain()
-            if over_s and index % 50 == 49:
-                await asyncio.sleep(over_s * 50 / len(leaving))
-        while self._sessions:
-            self._empty.clear()
-            await self._empty.wait()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self._origins.check(request)
         _check_handshake(request)
-        if self._leaving.is_set() or len(self._sessions) >= self._max_connections:
-            raise web.HTTPServiceUnavailable(
-                text="this edge takes no more connections: try again", headers={"Retry-After": "1"}
-            )
+        self._connections.check_room()
         socket = web.WebSocketResponse(
             timeout=_CLOSE_TIMEOUT_S,
             protocols=_SUBPROTOCOLS,
@@ -185,16 +147,11 @@ class WebSocketEndpoint:
             return socket
         client = WebSocketTransport(socket, transport, asyncio.current_task())
         session = self._open_session(client)
-        self._sessions[session] = None
-        self._opened.inc()
-        if self._leaving.is_set():  # it began to while the handshake was answered
-            session.drain()
+        self._connections.add(session)
         try:
             await self._serve(socket, client, session)
         finally:
-            del self._sessions[session]
-            if not self._sessions:
-                self._empty.set()
+            self._connections.remove(session)
         return socket
 
     async def _serve(self, socket: web.WebSocketResponse, client: WebSocketTransport, session: Session) -> None:
@@ -226,15 +183,3 @@ class WebSocketEndpoint:
                 return
             else:
                 return
-
-    async def _tick_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK_S)
-            now = self._clock.monotonic()
-            for index, session in enumerate(list(self._sessions)):
-                try:
-                    session.tick(now)
-                except Exception as error:
-                    session.bug(error)
-                if index % _TURN_SESSIONS == _TURN_SESSIONS - 1:
-                    await asyncio.sleep(0)

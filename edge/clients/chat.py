@@ -6,7 +6,7 @@ same conversation, whichever replica each goes to and however often one is tried
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -203,6 +203,39 @@ class ChatClient:
             request_id=_request_id(), conversation_id=conversation_id, actor_id=actor, user_id=user
         )
         await self._call(self._replicas.route(conversation_id), "RemoveMember", request, _WRITE)
+
+    async def set_muted(self, conversation_id: ConversationId, user: UserId, *, muted: bool) -> None:
+        request = chat_pb2.SetMutedRequest(
+            request_id=_request_id(), conversation_id=conversation_id, user_id=user, muted=muted
+        )
+        await self._call(self._replicas.route(conversation_id), "SetMuted", request, _WRITE)
+
+    async def list_contacts(self, user: UserId) -> Sequence[UserId]:
+        """Everybody who shares a conversation with the user, sorted."""
+        answer = await self._call(
+            self._replicas.any(), "ListContacts", chat_pb2.ListContactsRequest(user_id=user), _READ
+        )
+        return [UserId(user_id) for user_id in answer.user_ids]
+
+    async def mark_delivered(self, marks: Mapping[tuple[ConversationId, UserId], Seq]) -> None:
+        """Moves delivered watermarks. What is refused (of who is no member any more) is no loss.
+
+        Raises:
+            Unavailable, DeadlineExceeded: not all of them were taken.
+        """
+        routed: defaultdict[Replica, list[_Mark]] = defaultdict(list)
+        failures: list[ServiceError] = []
+
+        def done(error: ServiceError | None) -> None:
+            if isinstance(error, Unavailable | DeadlineExceeded):
+                failures.append(error)
+
+        for (conversation_id, user_id), seq in marks.items():
+            mark = _Mark(conversation_id, user_id, WatermarkKind.DELIVERED, seq, done)
+            routed[self._replicas.route(conversation_id)].append(mark)
+        await asyncio.gather(*(self._send_marks(replica, part) for replica, part in routed.items()))
+        if failures:
+            raise failures[0]
 
     def stub(self, replica: Replica) -> chat_pb2_grpc.ChatServiceStub:
         stub = self._stubs.get(replica)

@@ -1,9 +1,10 @@
 """One topic stream to one chat replica: watches go up in batches, events come down into a listener."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -14,12 +15,13 @@ from services.runtime.channel import outgoing_metadata
 from services.runtime.errors import ServiceError, from_rpc_error
 from services.runtime.log import logger
 
-# Watches and unwatches in one message up; and typing signals that may wait.
+# Of each kind in one message up; and typing signals that may wait.
 _MAX_UP = 1_000
 # Events handled before other work gets its turn: about 2 ms.
 _TURN_EVENTS = 50
 
 _log = logger(__name__)
+_Key = TypeVar("_Key", bound=Hashable)
 _Call = grpc.aio.StreamStreamCall[chat_pb2.StreamTopicsRequest, chat_pb2.StreamTopicsResponse]
 
 
@@ -47,15 +49,24 @@ class TopicListener(Protocol):
     def typing(self, conversation_id: ConversationId, user_id: UserId, *, typing: bool) -> None: ...
 
 
+# Whose contacts may be others now; none named: perhaps everybody's.
+ContactsChanged = Callable[[Sequence[UserId]], None]
+
+
 class TopicCall:
-    """What waits to go up, and the stream itself (`run`). What waits is bounded by what is watched: a conversation has
-    one unwatch, and each watch is a subscription that was counted where it was made."""
+    """What waits to go up, and the stream itself (`run`).
+
+    What waits is bounded by what is watched and who is connected: a conversation has one unwatch, each watch is a
+    subscription that was counted where it was made, and of attendance and following the last word holds.
+    """
 
     def __init__(self, stub: chat_pb2_grpc.ChatServiceStub) -> None:
         self._stub = stub
         self._watches: list[chat_pb2.Watch] = []
         self._unwatches: list[str] = []
         self._typing: list[chat_pb2.Typing] = []
+        self._attendance: dict[tuple[ConversationId, UserId], bool] = {}
+        self._follows: dict[UserId, bool] = {}
         self._news = asyncio.Event()
 
     def watch(self, request: WatchRequest) -> None:
@@ -78,13 +89,25 @@ class TopicCall:
             self._typing.append(chat_pb2.Typing(conversation_id=conversation_id, user_id=user_id, typing=typing))
             self._news.set()
 
+    def say_attendance(self, conversation_id: ConversationId, user_id: UserId, *, attends: bool) -> None:
+        key = (conversation_id, user_id)
+        self._attendance.pop(key, None)  # the last word, in its place
+        self._attendance[key] = attends
+        self._news.set()
+
+    def follow(self, user_ids: Iterable[UserId], *, follows: bool) -> None:
+        self._follows.update((user_id, follows) for user_id in user_ids)
+        self._news.set()
+
     def forget(self) -> None:
         """Drops what waits: the stream that it was for is gone."""
         self._watches.clear()
         self._unwatches.clear()
         self._typing.clear()
+        self._attendance.clear()
+        self._follows.clear()
 
-    async def run(self, listener: TopicListener) -> None:
+    async def run(self, listener: TopicListener, contacts_changed: ContactsChanged) -> None:
         """Opens the stream and follows it to its end.
 
         Raises:
@@ -95,7 +118,10 @@ class TopicCall:
         try:
             async for response in call:
                 for count, event in enumerate(response.events, 1):
-                    _handle(event, listener)
+                    if event.HasField("contacts_changed"):
+                        contacts_changed([UserId(user_id) for user_id in event.contacts_changed.user_ids])
+                    else:
+                        _handle(event, listener)
                     if count % _TURN_EVENTS == 0:
                         await asyncio.sleep(0)
         except grpc.aio.AioRpcError as error:
@@ -109,19 +135,40 @@ class TopicCall:
         while True:
             await self._news.wait()
             self._news.clear()
-            while self._unwatches or self._watches or self._typing:
-                # Unwatches come first, here as at chat: a conversation is unwatched only when none of its watches is
-                # under way, so a watch that waits beside an unwatch of the same conversation is the later one.
-                request = chat_pb2.StreamTopicsRequest(
-                    unwatches=self._unwatches[:_MAX_UP], watches=self._watches[:_MAX_UP], typing=self._typing
-                )
-                del self._unwatches[:_MAX_UP]
-                del self._watches[:_MAX_UP]
-                self._typing.clear()
+            while self._unwatches or self._watches or self._typing or self._attendance or self._follows:
                 try:
-                    await call.write(request)
+                    await call.write(self._next_request())
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     return  # the reading side sees the end of the stream, and why
+
+    def _next_request(self) -> chat_pb2.StreamTopicsRequest:
+        # Unwatches come first, here as at chat: a conversation is unwatched only when none of its watches is under way,
+        # so a watch that waits beside an unwatch of the same conversation is the later one.
+        attendance = _take(self._attendance)
+        follows = _take(self._follows)
+        request = chat_pb2.StreamTopicsRequest(
+            unwatches=self._unwatches[:_MAX_UP],
+            watches=self._watches[:_MAX_UP],
+            typing=self._typing,
+            attendance=[
+                chat_pb2.Attendance(conversation_id=conversation_id, user_id=user_id, attends=attends)
+                for (conversation_id, user_id), attends in attendance.items()
+            ],
+            follow_user_ids=[user_id for user_id, follows_ in follows.items() if follows_],
+            unfollow_user_ids=[user_id for user_id, follows_ in follows.items() if not follows_],
+        )
+        del self._unwatches[:_MAX_UP]
+        del self._watches[:_MAX_UP]
+        self._typing.clear()
+        return request
+
+
+def _take(waiting: dict[_Key, bool]) -> dict[_Key, bool]:
+    """The first of what waits, no longer waiting."""
+    taken = dict(islice(waiting.items(), _MAX_UP))
+    for key in taken:
+        del waiting[key]
+    return taken
 
 
 def _handle(event: chat_pb2.TopicEvent, listener: TopicListener) -> None:

@@ -10,7 +10,9 @@ from edge.auth import DevTokens
 from edge.bodies import MessageBody, message_view
 from edge.config import EdgeSettings
 from edge.errors import BadRequest, ContentTooLarge
+from edge.gateway.devices import Devices, device_routes
 from edge.gateway.openapi import describe
+from edge.gateway.presence import ReadPresence, presence_route
 from edge.gateway.routing import Answer, Call, Reply, Route
 from edge.gateway.shapes import (
     ConversationBody,
@@ -70,6 +72,10 @@ class Chat(Protocol):
 
     async def remove_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> None: ...
 
+    async def set_muted(self, conversation_id: ConversationId, user: UserId, *, muted: bool) -> None: ...
+
+    async def list_contacts(self, user: UserId) -> Sequence[UserId]: ...
+
     async def send_one(
         self, conversation_id: ConversationId, sender: UserId, client_message_id: str, content: str, type_: str
     ) -> Stored: ...
@@ -88,12 +94,23 @@ class Api:
     """`routes` is the whole API; without `dev_tokens` there is no way to get one here."""
 
     def __init__(
-        self, chat: Chat, dev_tokens: DevTokens | None, send_limit: TokenBuckets, settings: EdgeSettings
+        self,
+        chat: Chat,
+        presence: ReadPresence,
+        devices: Devices,
+        dev_tokens: DevTokens | None,
+        send_limit: TokenBuckets,
+        settings: EdgeSettings,
     ) -> None:
         self._chat = chat
         self._send_limit = send_limit
         self._max_content_bytes = settings.max_content_bytes
-        routes = [*self._conversation_routes(), *self._message_routes()]
+        routes = [
+            *self._conversation_routes(),
+            *self._message_routes(),
+            presence_route(chat, presence),
+            *device_routes(devices),
+        ]
         if dev_tokens is not None:
             routes.append(_dev_token_route(dev_tokens))
         self.routes: Sequence[Route[Any, Any]] = (*routes, self._description_route())
@@ -161,7 +178,26 @@ class Api:
                 answers={204: Answer("No later message reaches that member.")},
                 refusals=(400, 403, 503),
             ),
+            self._mute_route("PUT", "mute", "The caller is not notified of its messages any more.", muted=True),
+            self._mute_route("DELETE", "unmute", "The caller is notified of its messages again.", muted=False),
         ]
+
+    def _mute_route(self, method: str, name: str, text: str, *, muted: bool) -> Route[Any, Any]:
+        async def mute(call: Call[Nothing, Nothing]) -> Reply:
+            await self._chat.set_muted(call.conversation_id, call.user_id, muted=muted)
+            return Reply(204)
+
+        return Route(
+            method=method,
+            path="/conversations/{conversationId}/mute",
+            name=name,
+            text=text,
+            handle=mute,
+            query=Nothing,
+            body=Nothing,
+            answers={204: Answer("So it is.")},
+            refusals=(403, 503),
+        )
 
     def _message_routes(self) -> list[Route[Any, Any]]:
         return [

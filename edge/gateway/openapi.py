@@ -10,7 +10,7 @@ import msgspec
 from edge.auth import USER_ID_PATTERN
 from edge.bodies import LastMessage, MessageBody
 from edge.gateway.routing import IDEMPOTENCY_KEY_PATTERN, Route
-from edge.gateway.shapes import CONVERSATION_ID_PATTERN, ErrorBody, Nothing
+from edge.gateway.shapes import CONVERSATION_ID_PATTERN, DEVICE_ID_PATTERN, ErrorBody, Nothing
 
 PREFIX: Final = "/api/v1"
 
@@ -34,6 +34,7 @@ _REFUSALS: Final = {
 _PATTERNS: Final = {
     "conversationId": f"^{CONVERSATION_ID_PATTERN}$",
     "userId": f"^{USER_ID_PATTERN}$",
+    "deviceId": f"^{DEVICE_ID_PATTERN}$",
 }
 _path_parameters = re.compile(r"\{(\w+)\}").findall
 

@@ -24,6 +24,7 @@ class Call(Generic[Q, B]):
     user_id: UserId
     conversation_id: ConversationId
     member_id: UserId
+    device_id: str
     query: Q
     body: B
     idempotency_key: str | None
@@ -45,7 +46,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Route(Generic[Q, B]):
-    """`path` is below the API's prefix; `{conversationId}` and `{userId}` are the parameters that it may have.
+    """`path` is below the API's prefix; its parameters may be `{conversationId}`, `{userId}` and `{deviceId}`.
 
     `query` and `body` are `Nothing` where there is none. An open route asks for no token.
     """

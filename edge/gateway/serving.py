@@ -21,10 +21,12 @@ from edge.destinations import is_conversation_id
 from edge.errors import BadRequest, BadToken, ContentTooLarge, NotAMember
 from edge.faults import error_body, fault_of
 from edge.gateway.api import Api, Chat
+from edge.gateway.devices import Devices
 from edge.gateway.errors import NoSuchMethod, NoSuchPath
 from edge.gateway.openapi import PREFIX
+from edge.gateway.presence import ReadPresence
 from edge.gateway.routing import IDEMPOTENCY_KEY_PATTERN, Call, Reply, Route
-from edge.gateway.shapes import Nothing, user_id_from
+from edge.gateway.shapes import DEVICE_ID_PATTERN, Nothing, user_id_from
 from edge.limits import TokenBuckets
 from edge.model import ConversationId, UserId
 from services.runtime.clock import Clock
@@ -39,6 +41,7 @@ _CORS_EXPOSED: Final = f"{CORRELATION_HEADER}, retry-after, x-stale-ms"
 _CORS_MAX_AGE_S: Final = 600
 
 _is_idempotency_key = re.compile(IDEMPOTENCY_KEY_PATTERN).fullmatch
+_is_device_id = re.compile(DEVICE_ID_PATTERN).fullmatch
 _encode = msgspec.json.Encoder().encode
 _log = logger(__name__)
 
@@ -51,6 +54,8 @@ class Gateway:
     def __init__(
         self,
         chat: Chat,
+        presence: ReadPresence,
+        devices: Devices,
         verifier: TokenVerifier,
         dev_tokens: DevTokens | None,
         send_limit: TokenBuckets,
@@ -68,7 +73,7 @@ class Gateway:
         self._seconds = metrics.histogram(
             "edge_http_seconds", "From a request's head to its answer.", labels=("method", "route")
         )
-        self.routes = Api(chat, dev_tokens, send_limit, settings).routes
+        self.routes = Api(chat, presence, devices, dev_tokens, send_limit, settings).routes
 
     def mount(self, app: web.Application) -> None:
         """Serves the API below `PREFIX` of `app`."""
@@ -155,6 +160,7 @@ class Gateway:
             user_id=user_id,
             conversation_id=_read_conversation_id(path),
             member_id=_read_member_id(path),
+            device_id=_read_device_id(path),
             query=decode_query(request.query, route.query),
             idempotency_key=_read_idempotency_key(request) if route.takes_idempotency_key else None,
             body=Nothing() if route.body is Nothing else await self._read_body(request, route),
@@ -207,6 +213,13 @@ def _read_member_id(path: Mapping[str, str]) -> UserId:
         return UserId("") if given is None else user_id_from(given)
     except ValueError as error:
         raise BadRequest(problem=str(error)) from error
+
+
+def _read_device_id(path: Mapping[str, str]) -> str:
+    given = path.get("deviceId", "")
+    if given and not _is_device_id(given):
+        raise BadRequest(problem="deviceId: expected the id of a device, as it was given")
+    return given
 
 
 def _read_idempotency_key(request: web.Request) -> str | None:

@@ -16,6 +16,7 @@ from edge.model import Conversation, ConversationView, HistoryPage, UserId
 from edge.times import rfc3339
 
 CONVERSATION_ID_PATTERN: Final = "[A-Za-z0-9]{1,64}"
+DEVICE_ID_PATTERN: Final = "[A-Za-z0-9]{1,64}"
 
 # As chat has them.
 _MAX_SEQ: Final = 10**10 - 1
@@ -132,6 +133,7 @@ class ConversationViewBody(Struct, rename="camel"):
     head_seq: int
     read_seq: int
     unread_count: int
+    muted: Annotated[bool, Meta(description="The caller is not notified of its messages.")]
 
 
 class ConversationsBody(Struct, rename="camel"):
@@ -188,6 +190,7 @@ def conversation_view_body(view: ConversationView) -> ConversationViewBody:
         head_seq=view.head_seq,
         read_seq=view.read_seq,
         unread_count=max(0, view.head_seq - view.read_seq),
+        muted=view.muted,
     )
 
 

@@ -34,6 +34,9 @@ def environment_of(service: Service, plan: Plan) -> dict[str, str]:
             "PARLEY_CHAT_LISTEN": service.address,
             "PARLEY_CHAT_STORE_URL": plan.mongo_url,
             "PARLEY_CHAT_BUS_URL": plan.redis_url,
+            "PARLEY_CHAT_LAST_READ_URL": plan.redis_url,
+            "PARLEY_CHAT_QUEUE_URL": plan.amqp_url,
+            "PARLEY_CHAT_PRESENCE_TARGETS": plan.targets(Kind.PRESENCE),
         },
         Kind.PRESENCE: {
             "PARLEY_PRESENCE_LISTEN": service.address,

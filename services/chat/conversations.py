@@ -2,11 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from services.chat.errors import BadRequest, DirectIsClosed, NotAMember, TooManyMembers
-from services.chat.events import MemberRemoved
+from services.chat.events import MemberRemoved, MembersChanged
 from services.chat.members import Members
 from services.chat.model import (
     MAX_PAGE,
@@ -38,21 +39,38 @@ class Page:
     statuses: Sequence[MessageStatus]
 
 
+class TellOfMembers(Protocol):
+    """Who is told when somebody comes or goes. Does not block and does not raise."""
+
+    def announce(self, event: MemberRemoved) -> None:
+        """To the watchers of the conversation, on every replica."""
+
+    def members_changed(self, event: MembersChanged) -> None:
+        """To every replica, and to the edges of those whom it concerns."""
+
+
+class TellOfLeaving(Protocol):
+    def left(self, conversation_id: ConversationId, user_id: UserId, *, head: Seq) -> None:
+        """Nobody need notify him of anything in there any more."""
+
+
 class ConversationService:
-    """What members do with conversations. `announce` tells the watchers of a topic."""
+    """What members do with conversations."""
 
     def __init__(
         self,
         store: Store,
         members: Members,
-        announce: Callable[[MemberRemoved], None],
+        topics: TellOfMembers,
+        notices: TellOfLeaving,
         clock: Clock,
         *,
         max_members: int,
     ) -> None:
         self._store = store
         self._members = members
-        self._announce = announce
+        self._topics = topics
+        self._notices = notices
         self._clock = clock
         self._max_members = max_members
 
@@ -82,7 +100,7 @@ class ConversationService:
             conversation_id = group_conversation_id(creator, request_id)
         made = Conversation(conversation_id, type_, title, members, self._clock.time_ms())
         if await self._store.create(made):
-            self._members.forget(conversation_id)
+            self._topics.members_changed(MembersChanged(conversation_id, members))
             return made, True
         return await self._get(conversation_id), False
 
@@ -142,14 +160,31 @@ class ConversationService:
         head = await self._store.find_head(conversation_id)
         await self._store.add_member(conversation_id, user, read_seq=head, max_members=self._max_members)
         self._members.forget(conversation_id)
-        return await self._get(conversation_id)
+        conversation = await self._get(conversation_id)
+        self._topics.members_changed(MembersChanged(conversation_id, conversation.member_ids))
+        return conversation
 
     async def remove_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> None:
         """When this returns nothing that is stored afterwards reaches that member."""
         await self._require_group(conversation_id, actor)
+        concerned = await self._members.read(conversation_id)
         await self._store.remove_member(conversation_id, user)
         self._members.forget(conversation_id)
-        self._announce(MemberRemoved(conversation_id, user))
+        self._topics.announce(MemberRemoved(conversation_id, user))
+        self._topics.members_changed(MembersChanged(conversation_id, sorted_members((*concerned, user))))
+        self._notices.left(conversation_id, user, head=await self._store.find_head(conversation_id))
+
+    async def set_muted(self, conversation_id: ConversationId, user: UserId, *, muted: bool) -> None:
+        """
+        Raises:
+            NotAMember: he is not in it.
+        """
+        if not await self._store.set_muted(conversation_id, user, muted=muted):
+            raise NotAMember
+
+    async def list_contacts(self, user: UserId) -> Sequence[UserId]:
+        """Everybody who shares a conversation with the user, sorted, without the user."""
+        return await self._store.read_contacts(user)
 
     async def _require_group(self, conversation_id: ConversationId, actor: UserId) -> None:
         await self._members.require(conversation_id, actor)

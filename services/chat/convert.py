@@ -5,22 +5,29 @@ behind the other and are read as one message with all their events (https://prot
 "merging"): so the same bytes go to every edge and over the bus, and a write of many events is a join.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import uuid_utils
 
 from protos.chat.v1 import chat_pb2
+from protos.notify.v1 import notify_pb2
+from protos.presence.v1 import presence_pb2
 from services.chat.conversations import Page
 from services.chat.errors import BadRequest
 from services.chat.events import (
+    ContactsUncertain,
+    Event,
     Joined,
     MemberRemoved,
+    MembersChanged,
     MessagesPassed,
     Replayed,
     StatusMoved,
     TopicEvent,
     Typing,
-    WatchEvent,
     WatchRefused,
 )
+from services.chat.jobs import Job
 from services.chat.messages import Sent
 from services.chat.model import (
     Conversation,
@@ -34,6 +41,7 @@ from services.chat.model import (
     UserId,
     WatermarkKind,
 )
+from services.chat.notices import MessageNotice, Notice
 from services.chat.receipts import Move
 from services.chat.topics import Watch
 from services.runtime.errors import ServiceError
@@ -59,6 +67,8 @@ _MAX_USER_ID = 64
 _MAX_CLIENT_MESSAGE_ID_BYTES = 128
 _MAX_CONTENT_BYTES = 16 << 10
 _MAX_TITLE = 200
+# notify.proto
+_MAX_PREVIEW = 200
 
 
 def draft_from(wire: chat_pb2.OutgoingMessage) -> Draft | ServiceError:
@@ -187,18 +197,18 @@ def typing_from(wire: chat_pb2.Typing) -> Typing:
 # ---- Topic events.
 
 
-def encode_event(event: TopicEvent | WatchEvent) -> bytes:
+def encode_event(event: Event) -> bytes:
     """A serialised `StreamTopicsResponse` with this one event."""
     return chat_pb2.StreamTopicsResponse(events=(_wire_event(event),)).SerializeToString()
 
 
-def decode_events(raw: bytes) -> Sequence[TopicEvent]:
+def decode_events(raw: bytes) -> Sequence[TopicEvent | MembersChanged]:
     """What another replica encoded; kinds that this version does not know are left out.
 
     Raises:
         google.protobuf.message.DecodeError: this is no such thing.
     """
-    events: list[TopicEvent] = []
+    events: list[TopicEvent | MembersChanged] = []
     for wire in chat_pb2.StreamTopicsResponse.FromString(raw).events:
         match wire.WhichOneof("event"):
             case "messages":
@@ -224,6 +234,11 @@ def decode_events(raw: bytes) -> Sequence[TopicEvent]:
                 )
             case "typing":
                 events.append(typing_from(wire.typing))
+            case "contacts_changed":
+                changed = wire.contacts_changed
+                events.append(
+                    MembersChanged(ConversationId(changed.conversation_id), tuple(map(UserId, changed.user_ids)))
+                )
             case _:
                 pass
     return events
@@ -241,7 +256,7 @@ def _message_from(wire: chat_pb2.Message) -> Message:
     )
 
 
-def _wire_event(event: TopicEvent | WatchEvent) -> chat_pb2.TopicEvent:
+def _wire_event(event: Event) -> chat_pb2.TopicEvent:
     match event:
         case MessagesPassed(conversation_id, messages):
             batch = chat_pb2.MessageBatch(conversation_id=conversation_id, messages=map(message, messages))
@@ -272,3 +287,54 @@ def _wire_event(event: TopicEvent | WatchEvent) -> chat_pb2.TopicEvent:
             return chat_pb2.TopicEvent(
                 typing=chat_pb2.Typing(conversation_id=conversation_id, user_id=user_id, typing=typing)
             )
+        case MembersChanged(conversation_id, user_ids):
+            return chat_pb2.TopicEvent(
+                contacts_changed=chat_pb2.ContactsChanged(conversation_id=conversation_id, user_ids=user_ids)
+            )
+        case ContactsUncertain():
+            return chat_pb2.TopicEvent(contacts_changed=chat_pb2.ContactsChanged())
+
+
+# ---- What other services are told.
+
+PRESENCE_SERVICE = presence_pb2.DESCRIPTOR.services_by_name["PresenceService"].full_name
+
+
+def encode_activity(activity: Mapping[UserId, int]) -> bytes:
+    """A serialised request of presence's `RecordActivity`."""
+    return presence_pb2.RecordActivityRequest(
+        request_id=str(uuid_utils.uuid7()),
+        activities=[presence_pb2.Activity(user_id=user_id, at_ms=at_ms) for user_id, at_ms in activity.items()],
+    ).SerializeToString()
+
+
+def job_of(notice: Notice) -> Job:
+    """A notice as notify reads it from the queue."""
+    if isinstance(notice, MessageNotice):
+        told = notice.message
+        wire = notify_pb2.NotifyJob(
+            job_id=told.message_id,
+            message_stored=notify_pb2.MessageStored(
+                conversation_id=told.conversation_id,
+                message_id=told.message_id,
+                seq=told.seq,
+                sender_id=told.sender_id,
+                preview=told.content[:_MAX_PREVIEW],
+                sent_at_ms=told.sent_at_ms,
+                recipients=[
+                    notify_pb2.Recipient(user_id=each.user_id, unread_count=each.unread_count, muted=each.muted)
+                    for each in notice.recipients
+                ],
+            ),
+        )
+    else:
+        wire = notify_pb2.NotifyJob(
+            job_id=f"{notice.conversation_id}/read/{notice.user_id}/{notice.read_seq}",
+            read_moved=notify_pb2.ReadMoved(
+                conversation_id=notice.conversation_id,
+                user_id=notice.user_id,
+                read_seq=notice.read_seq,
+                unread_count=notice.unread_count,
+            ),
+        )
+    return Job(wire.job_id, wire.SerializeToString())

@@ -31,3 +31,9 @@ class StoreUnavailable(Unavailable):
     """The store could not be reached in time. For a write: whether it happened is not known; repeat it."""
 
     template = "the store does not answer: try again"
+
+
+class JobsUnavailable(Unavailable):
+    """The broker is away, blocks publishers, or has not confirmed: whether it has the jobs is not known; repeat it."""
+
+    template = "the queue to notify does not answer: try again"

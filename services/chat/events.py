@@ -39,6 +39,19 @@ class Typing:
     typing: bool
 
 
+@dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """Somebody came into the conversation or left it; `user_ids` are all whom that concerns."""
+
+    conversation_id: ConversationId
+    user_ids: Sequence[UserId]
+
+
+@dataclass(frozen=True, slots=True)
+class ContactsUncertain:
+    """Changes may have been missed."""
+
+
 # What goes to every watcher of a topic, and over the bus to the other replicas.
 TopicEvent = MessagesPassed | MemberRemoved | StatusMoved | Typing
 
@@ -68,3 +81,6 @@ class WatchRefused:
 
 # What goes to the one edge that asked.
 WatchEvent = Replayed | Joined | WatchRefused
+# What goes to the edges that follow one of its users; over the bus to all replicas.
+ContactsEvent = MembersChanged | ContactsUncertain
+Event = TopicEvent | WatchEvent | ContactsEvent

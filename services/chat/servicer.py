@@ -8,10 +8,12 @@ import grpc
 
 from protos.chat.v1 import chat_pb2, chat_pb2_grpc
 from services.chat import convert
+from services.chat.attendance import Attendance
 from services.chat.conversations import ConversationService
 from services.chat.errors import BadRequest
+from services.chat.followers import Followers
 from services.chat.messages import Messages, Sent
-from services.chat.model import ConversationId, Draft, Seq
+from services.chat.model import ConversationId, Draft, Seq, UserId
 from services.chat.receipts import Receipts
 from services.chat.streams import TopicStream
 from services.chat.topics import Topics
@@ -36,12 +38,16 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         conversations: ConversationService,
         receipts: Receipts,
         topics: Topics,
+        attendance: Attendance,
+        followers: Followers,
         draining: asyncio.Event,
     ) -> None:
         self._messages = messages
         self._conversations = conversations
         self._receipts = receipts
         self._topics = topics
+        self._attendance = attendance
+        self._followers = followers
         self._draining = draining
 
     async def SendMessages(
@@ -115,6 +121,18 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         )
         return chat_pb2.RemoveMemberResponse()
 
+    async def SetMuted(self, request: chat_pb2.SetMutedRequest, context: _Context) -> chat_pb2.SetMutedResponse:
+        await self._conversations.set_muted(
+            ConversationId(request.conversation_id), convert.user_id_from(request.user_id), muted=request.muted
+        )
+        return chat_pb2.SetMutedResponse()
+
+    async def ListContacts(
+        self, request: chat_pb2.ListContactsRequest, context: _Context
+    ) -> chat_pb2.ListContactsResponse:
+        contacts = await self._conversations.list_contacts(convert.user_id_from(request.user_id))
+        return chat_pb2.ListContactsResponse(user_ids=contacts)
+
     async def MoveWatermarks(
         self, request: chat_pb2.MoveWatermarksRequest, context: _Context
     ) -> chat_pb2.MoveWatermarksResponse:
@@ -145,7 +163,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             for task in (reading, closing):
                 task.cancel()
             await asyncio.wait((reading, closing))
+            self._attendance.stream_ended(stream)
             self._topics.stream_ended(stream)
+            self._followers.ended(stream)
             if not reading.cancelled() and (error := reading.exception()) is not None:
                 raise error
 
@@ -164,14 +184,26 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         try:
             async with asyncio.TaskGroup() as group:
                 async for request in requests:
-                    for conversation_id in request.unwatches:
-                        self._topics.unwatch(stream, ConversationId(conversation_id))
+                    for conversation_id in map(ConversationId, request.unwatches):
+                        self._attendance.unwatched(stream, conversation_id)
+                        self._topics.unwatch(stream, conversation_id)
                     for wire in request.watches:
                         group.create_task(watch(wire))
                     for typing in request.typing:
                         self._topics.announce(convert.typing_from(typing))
+                    for said in request.attendance:
+                        self._note_attendance(stream, ConversationId(said.conversation_id), said)
+                    self._followers.unfollow(stream, map(UserId, request.unfollow_user_ids))
+                    self._followers.follow(stream, map(UserId, request.follow_user_ids))
         finally:
             stream.close()
+
+    def _note_attendance(self, stream: TopicStream, conversation_id: ConversationId, said: chat_pb2.Attendance) -> None:
+        head = self._topics.find_last(conversation_id)
+        if not said.attends:
+            self._attendance.went(stream, conversation_id, UserId(said.user_id))
+        elif head is not None:  # else the edge does not watch it
+            self._attendance.came(stream, conversation_id, UserId(said.user_id), head=head)
 
 
 def register(servicer: ChatServicer, server: grpc.aio.Server) -> None:

@@ -18,14 +18,17 @@ from itertools import islice
 from services.chat.bus import Bus
 from services.chat.errors import NotAMember, StoreUnavailable
 from services.chat.events import (
+    ContactsUncertain,
+    Event,
     Joined,
     MemberRemoved,
+    MembersChanged,
     MessagesPassed,
     Replayed,
     TopicEvent,
-    WatchEvent,
     WatchRefused,
 )
+from services.chat.followers import Followers
 from services.chat.members import Members
 from services.chat.messages import Commit
 from services.chat.model import ConversationId, Message, Seq, UserId
@@ -48,6 +51,8 @@ _RETRY_S = (0.05, 2.0)
 _CHECK_CHUNK = 500
 # How long a message may stay unseen whose writer died before telling anybody, if nobody writes after it.
 _CHECK_EVERY_S = 5.0
+# The bus's channel of what concerns all replicas; no conversation has such an id.
+_EVERYWHERE = ConversationId("*")
 
 _log = logger(__name__)
 
@@ -109,13 +114,15 @@ class Topics:
         self,
         log: MessageLog,
         members: Members,
+        followers: Followers,
         bus: Bus,
-        encode: Callable[[TopicEvent | WatchEvent], bytes],
-        decode: Callable[[bytes], Sequence[TopicEvent]],
+        encode: Callable[[Event], bytes],
+        decode: Callable[[bytes], Sequence[TopicEvent | MembersChanged]],
         metrics: Metrics,
     ) -> None:
         self._store = log
         self._members = members
+        self._followers = followers
         self._bus = bus
         self._encode = encode
         self._decode = decode
@@ -129,6 +136,7 @@ class Topics:
         metrics.gauge("chat_topics", "Topics watched on this replica.").set_function(lambda: len(self._topics))
 
     async def start(self) -> None:
+        await self._bus.subscribe(_EVERYWHERE)
         self._checking = asyncio.create_task(self._check_for_ever())
 
     async def stop(self) -> None:
@@ -173,6 +181,16 @@ class Topics:
             topic.watchers.pop(stream, None)
             self._close_if_idle(topic)
 
+    def find_last(self, conversation_id: ConversationId) -> Seq | None:
+        """The last seq that was passed on here; None where nobody watches."""
+        topic = self._topics.get(conversation_id)
+        return None if topic is None else topic.last
+
+    def find_latest(self, conversation_id: ConversationId) -> Message | None:
+        """The last message that was passed on here, if it is kept."""
+        topic = self._topics.get(conversation_id)
+        return topic.recent[-1] if topic is not None and topic.recent else None
+
     def stream_ended(self, stream: TopicStream) -> None:
         """Forgets every watch of that stream."""
         for conversation_id in [topic.conversation_id for topic in self._topics.values() if stream in topic.watchers]:
@@ -203,6 +221,12 @@ class Topics:
         self._bus.publish(event.conversation_id, encoded)
         self._tell(event, encoded)
 
+    def members_changed(self, event: MembersChanged) -> None:
+        """Every replica's cached members are void, and every edge that follows one of them is told."""
+        encoded = self._encode(event)
+        self._bus.publish(_EVERYWHERE, encoded)
+        self._note_members(event, encoded)
+
     # ---- BusListener.
 
     def bus_event(self, conversation_id: ConversationId, event: bytes) -> None:
@@ -211,11 +235,16 @@ class Topics:
                 topic = self._topics.get(conversation_id)
                 if topic is not None:
                     self._pass_on(topic, each.messages, event)
+            elif isinstance(each, MembersChanged):
+                self._note_members(each, event)
             else:
                 self._tell(each, event)
 
     def bus_was_deaf(self) -> None:
         self._members.forget_all()
+        uncertain = self._encode(ContactsUncertain())
+        for stream in self._followers.all():
+            stream.push(uncertain)
         self._spawn(self._check_heads(list(self._topics.values())))
 
     # ---- Passing on.
@@ -262,6 +291,11 @@ class Topics:
             return
         streams = topic.watchers.keys() | topic.joining.keys() if isinstance(event, MemberRemoved) else topic.watchers
         for stream in streams:
+            stream.push(encoded)
+
+    def _note_members(self, event: MembersChanged, encoded: bytes) -> None:
+        self._members.forget(event.conversation_id)
+        for stream in self._followers.find(event.user_ids):
             stream.push(encoded)
 
     # ---- Catching up with the log.

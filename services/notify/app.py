@@ -30,6 +30,7 @@ from services.runtime.clock import Clock
 from services.runtime.config import ConfigError
 from services.runtime.process import Process
 from services.runtime.server import GrpcServer
+from services.runtime.targets import Targets
 
 
 class _Store:
@@ -178,12 +179,15 @@ def _presence(process: Process, settings: NotifySettings) -> PresenceReader:
     if not settings.presence_targets:
         return UnknownPresence()
     presence = GrpcPresence(
-        settings.presence_targets,
-        service=PRESENCE_SERVICE,
+        Targets(
+            PRESENCE_SERVICE,
+            settings.presence_targets,
+            package="services.notify",
+            clock=process.clock,
+            metrics=process.metrics,
+        ),
         encode=encode_presence_request,
         decode=decode_presence_response,
-        clock=process.clock,
-        metrics=process.metrics,
     )
     process.on_stop(presence.close, "notify_presence")
     return presence

@@ -1,7 +1,7 @@
 """Wire ↔ model for notify.v1, and the few messages of presence.v1 that notify needs. Nothing else."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -14,6 +14,7 @@ from services.notify.model import (
     ConversationId,
     Device,
     DeviceId,
+    Elsewhere,
     FcmAddress,
     Job,
     Live,
@@ -197,7 +198,17 @@ def platform(value: Platform) -> "notify_pb2.Platform.ValueType":
 # ---- Live notifications and dead letters.
 
 
-def notification(live: Live) -> notify_pb2.Notification:
+def live_response(waiting: Iterable[Live | Elsewhere]) -> notify_pb2.StreamNotificationsResponse:
+    response = notify_pb2.StreamNotificationsResponse()
+    for each in waiting:
+        if isinstance(each, Elsewhere):
+            response.elsewhere.append(notify_pb2.Elsewhere(user_id=each.user_id, elsewhere=each.elsewhere))
+        else:
+            response.notifications.append(_notification(each))
+    return response
+
+
+def _notification(live: Live) -> notify_pb2.Notification:
     if isinstance(live, LiveMessage):
         message = live.message
         return notify_pb2.Notification(

@@ -6,10 +6,10 @@ looked at again when the grace is over.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
-from services.notify.model import Live, LiveMessage, MessageId, UserId
+from services.notify.model import Elsewhere, Live, LiveMessage, MessageId, UserId
 from services.runtime.log import logger
 from services.runtime.metrics import Metrics
 
@@ -30,21 +30,21 @@ class LiveStream:
 
     def __init__(self) -> None:
         self.users: set[UserId] = set()
-        self._queue: deque[Live] = deque()
+        self._queue: deque[Live | Elsewhere] = deque()
         self._news = asyncio.Event()
         self.is_closed = False
 
-    def push(self, live: Live) -> None:
+    def push(self, news: Live | Elsewhere) -> None:
         if self.is_closed:
             return
         if len(self._queue) >= _MAX_WAITING:
             _log.warning("edge_cut_off", waiting=len(self._queue))
             self.close()
             return
-        self._queue.append(live)
+        self._queue.append(news)
         self._news.set()
 
-    async def take(self) -> list[Live]:
+    async def take(self) -> list[Live | Elsewhere]:
         """What waits, in order; waits for something. Empty: the stream is closed."""
         while not self._queue and not self.is_closed:
             self._news.clear()
@@ -78,15 +78,20 @@ class LiveHub:
                 self.ended(stream)
                 return
             stream.users.add(user_id)
-            self._streams.setdefault(user_id, set()).add(stream)
+            streams = self._streams.setdefault(user_id, set())
+            if stream not in streams:
+                streams.add(stream)
+                self._tell_elsewhere(user_id, streams, came=stream)
 
     def detach(self, stream: LiveStream, user_ids: Iterable[UserId]) -> None:
         for user_id in user_ids:
             stream.users.discard(user_id)
-            if (streams := self._streams.get(user_id)) is not None:
+            if (streams := self._streams.get(user_id)) is not None and stream in streams:
                 streams.discard(stream)
                 if not streams:
                     del self._streams[user_id]
+                elif len(streams) == 1:
+                    next(iter(streams)).push(Elsewhere(user_id, elsewhere=False))
 
     def ended(self, stream: LiveStream) -> None:
         self.detach(stream, tuple(stream.users))
@@ -106,6 +111,14 @@ class LiveHub:
             stream.push(live)
         self._sent.inc()
         return True
+
+    def _tell_elsewhere(self, user_id: UserId, streams: Collection[LiveStream], *, came: LiveStream) -> None:
+        """To whom it is news: the one that came is not alone, and of two the other one no longer is."""
+        if len(streams) == 2:
+            for stream in streams:
+                stream.push(Elsewhere(user_id, elsewhere=True))
+        elif len(streams) > 2:
+            came.push(Elsewhere(user_id, elsewhere=True))
 
     def _is_repeat(self, live: LiveMessage) -> bool:
         key = (live.message.message_id, live.user_id)

@@ -179,6 +179,14 @@ Live = LiveMessage | LiveUnread
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """For an edge that has the user connected: whether another edge has too."""
+
+    user_id: UserId
+    elsewhere: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
     """How far a member has read in a conversation, and the latest message that was pushed to him; 0: nothing."""
 

@@ -69,7 +69,7 @@ class NotifyServicer(notify_pb2_grpc.NotifyServiceServicer):
         closing = asyncio.create_task(self._close_on_drain(stream))
         try:
             while waiting := await stream.take():
-                yield notify_pb2.StreamNotificationsResponse(notifications=map(convert.notification, waiting))
+                yield convert.live_response(waiting)
         finally:
             self._hub.ended(stream)
             for task in (reading, closing):

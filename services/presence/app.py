@@ -39,21 +39,21 @@ async def build(process: Process, settings: PresenceSettings) -> GrpcServer:
         tick=timedelta(seconds=settings.tick_s),
         activity_kept=timedelta(seconds=settings.activity_kept_s),
     )
-    grace_ms = milliseconds(times.grace)
+    grace_ms, lease_ttl_ms = milliseconds(times.grace), milliseconds(times.lease_ttl)
     store = open_store(
         settings.store_url, key_prefix=settings.key_prefix, times=times, clock=process.clock, metrics=metrics
     )
     reads = Reads(store, grace_ms=grace_ms, metrics=metrics)
     watches = Watches(reads, metrics)
     updates = Updates(store, grace_ms=grace_ms, metrics=metrics)
-    reports = Reports(store, updates, metrics)
+    reports = Reports(store, updates, lease_ttl_ms=lease_ttl_ms, metrics=metrics)
     sweeper = Sweeper(
         store,
         reports,
         updates,
         watches,
         tick_s=settings.tick_s,
-        orphans_every_ms=milliseconds(times.lease_ttl),
+        orphans_every_ms=lease_ttl_ms,
         metrics=metrics,
     )
     server = GrpcServer.from_settings(settings.listen, process.settings, metrics=metrics)
@@ -63,7 +63,7 @@ async def build(process: Process, settings: PresenceSettings) -> GrpcServer:
         watches,
         store,
         server.draining,
-        lease_ttl_ms=milliseconds(times.lease_ttl),
+        lease_ttl_ms=lease_ttl_ms,
         coalesce_s=settings.coalesce_ms / 1000,
     )
     server.add(lambda grpc_server: register(servicer, grpc_server), SERVICE_NAME)

@@ -88,7 +88,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class EdgeGone:
-    """The edge's lease ended at that time, and all its sessions with it."""
+    """The edge's lease ended, and all its sessions with it; it was last heard of at that time."""
 
     edge_id: EdgeId
     at_ms: int

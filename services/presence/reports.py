@@ -27,9 +27,10 @@ class Report:
 
 
 class Reports:
-    def __init__(self, store: PresenceStore, updates: Updates, metrics: Metrics) -> None:
+    def __init__(self, store: PresenceStore, updates: Updates, *, lease_ttl_ms: int, metrics: Metrics) -> None:
         self._store = store
         self._updates = updates
+        self._lease_ttl_ms = lease_ttl_ms
         self._reports = metrics.counter("presence_reports", "Reports of edges.", labels=("kind", "outcome"))
         self._sizes = metrics.histogram("presence_report_sessions", "Sessions in one report.", buckets=SIZE_BUCKETS)
         self._cleared = metrics.counter("presence_leases_ended", "Leases whose users were cleared.", labels=("why",))
@@ -77,15 +78,24 @@ class Reports:
         await self.clear(await self._store.end_lease(edge_id))
 
     async def clear(self, lease: Lease) -> None:
-        """Ends every session of a lease that has ended, as of its end. Idempotent; several may do it at once."""
+        """Ends every session of a lease that has ended. Idempotent; several may do it at once.
+
+        The grace counts from when the edge was last heard of: at its farewell; or, where it died, at its last renewal,
+        as its users have had the rest of the TTL to turn up elsewhere.
+
+        Raises:
+            StoreUnavailable, Contended: some of its users may not be cleared yet.
+        """
+        is_released = lease.seq == FINAL_SEQ
+        gone = EdgeGone(lease.edge_id, lease.expires_ms - (0 if is_released else self._lease_ttl_ms))
         origin = Origin(lease.edge_id, lease.seq, is_ending=True)
         try:
             users = await self._users_of(origin)
-            await self._updates.apply(dict.fromkeys(users, (EdgeGone(lease.edge_id, lease.expires_ms),)), origin)
+            await self._updates.apply(dict.fromkeys(users, (gone,)), origin)
         except Superseded:  # the edge came back, and has reported again
             return
         await self._store.forget_lease(lease)
-        why = "released" if lease.seq == FINAL_SEQ else "expired"
+        why = "released" if is_released else "expired"
         self._cleared.labels(why).inc()
         _log.info("lease_cleared", edge=lease.edge_id, users=len(users), why=why)
 

@@ -64,6 +64,8 @@ class Sweeper:
         self._failures = 0
 
     async def start(self) -> None:
+        """Ticks once, so that the store is used from now on if it is there; where it is not, that is no failure."""
+        await self._tick()
         self._ticking = asyncio.create_task(self._tick_for_ever(), name="presence ticks")
 
     async def stop(self) -> None:
@@ -75,16 +77,19 @@ class Sweeper:
 
     async def _tick_for_ever(self) -> None:
         while True:
-            try:
-                self._note(await self._store.tick())
-            except StoreUnavailable:
-                self._is_up.set(0)
-                self._failures += 1
-                if self._failures == _AWAY_AFTER:
-                    self._observer.store_went_away()
-            except Exception:  # the edge of this task
-                _log.exception("presence_tick_failed")
             await asyncio.sleep(self._tick_s)
+            await self._tick()
+
+    async def _tick(self) -> None:
+        try:
+            self._note(await self._store.tick())
+        except StoreUnavailable:
+            self._is_up.set(0)
+            self._failures += 1
+            if self._failures == _AWAY_AFTER:
+                self._observer.store_went_away()
+        except Exception:  # the edge of this task
+            _log.exception("presence_tick_failed")
 
     def _note(self, tick: Tick) -> None:
         self._is_up.set(1)

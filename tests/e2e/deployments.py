@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from scripts.processes import LocalProcess, free_port
 from scripts.stack import Kind, Stack
 from scripts.stack.stack import ensure_dev_key
+from tests.support.push_services import pem_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -36,6 +39,20 @@ QUICK_HEARTBEATS = {"PARLEY_EDGE_HEART_BEAT_MS": "1000"}
 CONNECT_LIMIT_S = 4.0
 QUICK_CONNECT_LIMIT = {"PARLEY_EDGE_CONNECT_TIMEOUT_S": f"{CONNECT_LIMIT_S:g}"}
 """The default is 10 s."""
+
+QUICK_PRESENCE = {"PARLEY_PRESENCE_GRACE_S": "1", "PARLEY_PRESENCE_SETTLE_S": "1"}
+"""A test has to sit through the grace (5 s by default) to see somebody go. A deployment starts and ends as one: nobody
+has to be waited for (15 s) before it is known who is offline."""
+
+PUSH_KEY = ec.generate_private_key(ec.SECP256R1())
+"""VAPID: the one key that a browser of this session accepts pushes from."""
+
+WEB_PUSH = {
+    "PARLEY_NOTIFY_VAPID_PRIVATE_KEY": pem_of(PUSH_KEY),
+    "PARLEY_NOTIFY_VAPID_SUBJECT": "mailto:ops@example.org",
+    "PARLEY_NOTIFY_WEBPUSH_PRIVATE_ENDPOINTS": "true",
+}
+"""The push service of the tests is at a loopback address."""
 
 DRAIN_S = 10.0
 """A time to leave that a test can sit through (the default is 25 s)."""
@@ -82,6 +99,8 @@ class Embedded:
         directory.mkdir(parents=True, exist_ok=True)
         self._address = f"127.0.0.1:{free_port()}"
         self._dev_key = ensure_dev_key(directory / "dev-key.pem")
+        self.chat_file = directory / "parley.sqlite"
+        self.notify_file = directory / "notify.sqlite"
         self.process = LocalProcess(
             "services",
             [sys.executable, "-m", "services"],
@@ -92,7 +111,8 @@ class Embedded:
                 "PYTHONUNBUFFERED": "1",
                 "PARLEY_EDGE_LISTEN": self._address,
                 "PARLEY_EDGE_DEV_KEY_FILE": str(self._dev_key),
-                "PARLEY_CHAT_STORE_URL": f"sqlite:///{directory / 'parley.sqlite'}",
+                "PARLEY_CHAT_STORE_URL": f"sqlite:///{self.chat_file}",
+                "PARLEY_NOTIFY_STORE_URL": f"sqlite:///{self.notify_file}",
                 "PARLEY_RUNTIME_ADMIN_PORT": "0",
                 **extra_env,
             },

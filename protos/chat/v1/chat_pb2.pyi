@@ -677,6 +677,90 @@ class RemoveMemberResponse(_message.Message):
 Global___RemoveMemberResponse: _TypeAlias = RemoveMemberResponse  # noqa: Y015
 
 @_typing.final
+class SetMutedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MUTED_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    conversation_id: _builtins.str
+    user_id: _builtins.str
+    muted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        muted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "muted", b"muted", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMutedRequest: _TypeAlias = SetMutedRequest  # noqa: Y015
+
+@_typing.final
+class SetMutedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMutedResponse: _TypeAlias = SetMutedResponse  # noqa: Y015
+
+@_typing.final
+class ListContactsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListContactsRequest: _TypeAlias = ListContactsRequest  # noqa: Y015
+
+@_typing.final
+class ListContactsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sorted, without the user."""
+
+    def __init__(
+        self,
+        *,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListContactsResponse: _TypeAlias = ListContactsResponse  # noqa: Y015
+
+@_typing.final
 class WatermarkMove(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -781,6 +865,9 @@ class StreamTopicsRequest(_message.Message):
     WATCHES_FIELD_NUMBER: _builtins.int
     UNWATCHES_FIELD_NUMBER: _builtins.int
     TYPING_FIELD_NUMBER: _builtins.int
+    ATTENDANCE_FIELD_NUMBER: _builtins.int
+    FOLLOW_USER_IDS_FIELD_NUMBER: _builtins.int
+    UNFOLLOW_USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def watches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Watch]: ...
     @_builtins.property
@@ -791,20 +878,66 @@ class StreamTopicsRequest(_message.Message):
     def typing(self) -> _containers.RepeatedCompositeFieldContainer[Global___Typing]:
         """Typing signals of this edge's users; never stored, never answered."""
 
+    @_builtins.property
+    def attendance(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attendance]:
+        """In order, after the watches and unwatches of the same message. An unwatch, and the end of the stream, end what was
+        said of its conversation.
+        """
+
+    @_builtins.property
+    def follow_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Users whose contacts matter to this edge: it hears `ContactsChanged` of them. One stream of an edge is enough,
+        whatever replica it leads to.
+        """
+
+    @_builtins.property
+    def unfollow_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         watches: _abc.Iterable[Global___Watch] | None = ...,
         unwatches: _abc.Iterable[_builtins.str] | None = ...,
         typing: _abc.Iterable[Global___Typing] | None = ...,
+        attendance: _abc.Iterable[Global___Attendance] | None = ...,
+        follow_user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        unfollow_user_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["typing", b"typing", "unwatches", b"unwatches", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attendance", b"attendance", "follow_user_ids", b"follow_user_ids", "typing", b"typing", "unfollow_user_ids", b"unfollow_user_ids", "unwatches", b"unwatches", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamTopicsRequest: _TypeAlias = StreamTopicsRequest  # noqa: Y015
+
+@_typing.final
+class Attendance(_message.Message):
+    """Whether a user sees the messages of a conversation that he watches arrive wherever he is connected: nobody then
+    needs to notify him of them, or of what he has read.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ATTENDS_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    user_id: _builtins.str
+    attends: _builtins.bool
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        attends: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attends", b"attends", "conversation_id", b"conversation_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attendance: _TypeAlias = Attendance  # noqa: Y015
 
 @_typing.final
 class Watch(_message.Message):
@@ -876,6 +1009,7 @@ class TopicEvent(_message.Message):
     MEMBER_REMOVED_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     TYPING_FIELD_NUMBER: _builtins.int
+    CONTACTS_CHANGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> Global___MessageBatch:
         """Live: to everybody who has joined this topic."""
@@ -894,6 +1028,10 @@ class TopicEvent(_message.Message):
     def status(self) -> Global___StatusMoved: ...
     @_builtins.property
     def typing(self) -> Global___Typing: ...
+    @_builtins.property
+    def contacts_changed(self) -> Global___ContactsChanged:
+        """To the streams that follow these users."""
+
     def __init__(
         self,
         *,
@@ -904,12 +1042,13 @@ class TopicEvent(_message.Message):
         member_removed: Global___MemberRemoved | None = ...,
         status: Global___StatusMoved | None = ...,
         typing: Global___Typing | None = ...,
+        contacts_changed: Global___ContactsChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "joined", b"joined", "member_removed", b"member_removed", "messages", b"messages", "refused", b"refused", "replay", b"replay", "status", b"status", "typing", b"typing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contacts_changed", b"contacts_changed", "event", b"event", "joined", b"joined", "member_removed", b"member_removed", "messages", b"messages", "refused", b"refused", "replay", b"replay", "status", b"status", "typing", b"typing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "joined", b"joined", "member_removed", b"member_removed", "messages", b"messages", "refused", b"refused", "replay", b"replay", "status", b"status", "typing", b"typing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contacts_changed", b"contacts_changed", "event", b"event", "joined", b"joined", "member_removed", b"member_removed", "messages", b"messages", "refused", b"refused", "replay", b"replay", "status", b"status", "typing", b"typing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["messages", "replay", "joined", "refused", "member_removed", "status", "typing"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["messages", "replay", "joined", "refused", "member_removed", "status", "typing", "contacts_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1041,6 +1180,33 @@ class MemberRemoved(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemberRemoved: _TypeAlias = MemberRemoved  # noqa: Y015
+
+@_typing.final
+class ContactsChanged(_message.Message):
+    """Somebody came into a conversation or left it: these users may have other contacts now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Empty: perhaps all; hints may have been missed."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContactsChanged: _TypeAlias = ContactsChanged  # noqa: Y015
 
 @_typing.final
 class StatusMoved(_message.Message):

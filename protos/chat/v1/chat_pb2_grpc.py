@@ -69,6 +69,16 @@ class ChatServiceStub:
                 request_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.RemoveMemberRequest.SerializeToString,
                 response_deserializer=protos_dot_chat_dot_v1_dot_chat__pb2.RemoveMemberResponse.FromString,
                 _registered_method=True)
+        self.SetMuted = channel.unary_unary(
+                '/parley.chat.v1.ChatService/SetMuted',
+                request_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.SetMutedRequest.SerializeToString,
+                response_deserializer=protos_dot_chat_dot_v1_dot_chat__pb2.SetMutedResponse.FromString,
+                _registered_method=True)
+        self.ListContacts = channel.unary_unary(
+                '/parley.chat.v1.ChatService/ListContacts',
+                request_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.ListContactsRequest.SerializeToString,
+                response_deserializer=protos_dot_chat_dot_v1_dot_chat__pb2.ListContactsResponse.FromString,
+                _registered_method=True)
         self.MoveWatermarks = channel.unary_unary(
                 '/parley.chat.v1.ChatService/MoveWatermarks',
                 request_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.MoveWatermarksRequest.SerializeToString,
@@ -134,6 +144,20 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetMuted(self, request, context):
+        """Whether the member wants to hear of new messages where he does not see them arrive. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListContacts(self, request, context):
+        """Everybody who shares a conversation with the user: those whose presence he may see.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MoveWatermarks(self, request, context):
         """Moves watermarks forwards, never back; a batch, merged per member. Answers when durable. Idempotent.
         """
@@ -187,6 +211,16 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.RemoveMember,
                     request_deserializer=protos_dot_chat_dot_v1_dot_chat__pb2.RemoveMemberRequest.FromString,
                     response_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.RemoveMemberResponse.SerializeToString,
+            ),
+            'SetMuted': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMuted,
+                    request_deserializer=protos_dot_chat_dot_v1_dot_chat__pb2.SetMutedRequest.FromString,
+                    response_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.SetMutedResponse.SerializeToString,
+            ),
+            'ListContacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListContacts,
+                    request_deserializer=protos_dot_chat_dot_v1_dot_chat__pb2.ListContactsRequest.FromString,
+                    response_serializer=protos_dot_chat_dot_v1_dot_chat__pb2.ListContactsResponse.SerializeToString,
             ),
             'MoveWatermarks': grpc.unary_unary_rpc_method_handler(
                     servicer.MoveWatermarks,
@@ -388,6 +422,60 @@ class ChatService:
             '/parley.chat.v1.ChatService/RemoveMember',
             protos_dot_chat_dot_v1_dot_chat__pb2.RemoveMemberRequest.SerializeToString,
             protos_dot_chat_dot_v1_dot_chat__pb2.RemoveMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetMuted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.chat.v1.ChatService/SetMuted',
+            protos_dot_chat_dot_v1_dot_chat__pb2.SetMutedRequest.SerializeToString,
+            protos_dot_chat_dot_v1_dot_chat__pb2.SetMutedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListContacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.chat.v1.ChatService/ListContacts',
+            protos_dot_chat_dot_v1_dot_chat__pb2.ListContactsRequest.SerializeToString,
+            protos_dot_chat_dot_v1_dot_chat__pb2.ListContactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class ChatServiceStub:
     AddMember: _aio.UnaryUnaryMultiCallable[_chat_pb2.AddMemberRequest, _chat_pb2.AddMemberResponse]
     """Idempotent: adding a member again, or removing one who is gone, changes nothing."""
     RemoveMember: _aio.UnaryUnaryMultiCallable[_chat_pb2.RemoveMemberRequest, _chat_pb2.RemoveMemberResponse]
+    SetMuted: _aio.UnaryUnaryMultiCallable[_chat_pb2.SetMutedRequest, _chat_pb2.SetMutedResponse]
+    """Whether the member wants to hear of new messages where he does not see them arrive. Idempotent."""
+    ListContacts: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListContactsRequest, _chat_pb2.ListContactsResponse]
+    """Everybody who shares a conversation with the user: those whose presence he may see."""
     MoveWatermarks: _aio.UnaryUnaryMultiCallable[_chat_pb2.MoveWatermarksRequest, _chat_pb2.MoveWatermarksResponse]
     """Moves watermarks forwards, never back; a batch, merged per member. Answers when durable. Idempotent."""
     StreamTopics: _aio.StreamStreamMultiCallable[_chat_pb2.StreamTopicsRequest, _chat_pb2.StreamTopicsResponse]
@@ -105,6 +109,22 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.RemoveMemberRequest,
         context: _aio.ServicerContext[_chat_pb2.RemoveMemberRequest, _abc.Awaitable[_chat_pb2.RemoveMemberResponse]],
     ) -> _abc.Awaitable[_chat_pb2.RemoveMemberResponse]: ...
+
+    @_abc_1.abstractmethod
+    def SetMuted(
+        self,
+        request: _chat_pb2.SetMutedRequest,
+        context: _aio.ServicerContext[_chat_pb2.SetMutedRequest, _abc.Awaitable[_chat_pb2.SetMutedResponse]],
+    ) -> _abc.Awaitable[_chat_pb2.SetMutedResponse]:
+        """Whether the member wants to hear of new messages where he does not see them arrive. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ListContacts(
+        self,
+        request: _chat_pb2.ListContactsRequest,
+        context: _aio.ServicerContext[_chat_pb2.ListContactsRequest, _abc.Awaitable[_chat_pb2.ListContactsResponse]],
+    ) -> _abc.Awaitable[_chat_pb2.ListContactsResponse]:
+        """Everybody who shares a conversation with the user: those whose presence he may see."""
 
     @_abc_1.abstractmethod
     def MoveWatermarks(

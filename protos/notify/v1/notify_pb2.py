@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/notify/v1/notify.proto\x12\x10parley.notify.v1\"t\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12,\n\x08platform\x18\x03 \x01(\x0e\x32\x1a.parley.notify.v1.Platform\x12\x18\n\x10registered_at_ms\x18\x04 \x01(\x03\"\xac\x01\n\x15RegisterDeviceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x38\n\x07webpush\x18\x03 \x01(\x0b\x32%.parley.notify.v1.WebPushSubscriptionH\x00\x12\x13\n\tfcm_token\x18\x04 \x01(\tH\x00\x12\x14\n\napns_token\x18\x05 \x01(\tH\x00\x42\t\n\x07\x61\x64\x64ress\"E\n\x13WebPushSubscription\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06p256dh\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\"S\n\x16RegisterDeviceResponse\x12(\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x18.parley.notify.v1.Device\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x12ListDevicesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"@\n\x13ListDevicesResponse\x12)\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x18.parley.notify.v1.Device\"M\n\x13RemoveDeviceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\"\x16\n\x14RemoveDeviceResponse\"\x15\n\x13GetPushSetupRequest\"a\n\x14GetPushSetupResponse\x12-\n\tplatforms\x18\x01 \x03(\x0e\x32\x1a.parley.notify.v1.Platform\x12\x1a\n\x12webpush_public_key\x18\x02 \x01(\t\"N\n\x1aStreamNotificationsRequest\x12\x17\n\x0f\x61ttach_user_ids\x18\x01 \x03(\t\x12\x17\n\x0f\x64\x65tach_user_ids\x18\x02 \x03(\t\"T\n\x1bStreamNotificationsResponse\x12\x35\n\rnotifications\x18\x01 \x03(\x0b\x32\x1e.parley.notify.v1.Notification\"\x8c\x01\n\x0cNotification\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07message\x18\x02 \x01(\x0b\x32\x1c.parley.notify.v1.NewMessageH\x00\x12\x31\n\x06unread\x18\x03 \x01(\x0b\x32\x1f.parley.notify.v1.UnreadChangedH\x00\x42\x07\n\x05\x65vent\"\x80\x01\n\nNewMessage\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x11\n\tsender_id\x18\x04 \x01(\t\x12\x0f\n\x07preview\x18\x05 \x01(\t\x12\x14\n\x0cunread_count\x18\x06 \x01(\x04\"P\n\rUnreadChanged\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x14\n\x0cunread_count\x18\x02 \x01(\x04\x12\x10\n\x08read_seq\x18\x03 \x01(\x04\"\'\n\x16ListDeadLettersRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"t\n\nDeadLetter\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ndied_at_ms\x18\x05 \x01(\x03\x12\r\n\x05tries\x18\x06 \x01(\r\"M\n\x17ListDeadLettersResponse\x12\x32\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x1c.parley.notify.v1.DeadLetter\"?\n\x18ReplayDeadLettersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07job_ids\x18\x02 \x03(\t\"-\n\x19ReplayDeadLettersResponse\x12\x10\n\x08replayed\x18\x01 \x01(\r\"\xb2\x01\n\rMessageStored\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x11\n\tsender_id\x18\x04 \x01(\t\x12\x0f\n\x07preview\x18\x05 \x01(\t\x12\x12\n\nsent_at_ms\x18\x06 \x01(\x03\x12/\n\nrecipients\x18\x07 \x03(\x0b\x32\x1b.parley.notify.v1.Recipient\"A\n\tRecipient\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0cunread_count\x18\x02 \x01(\x04\x12\r\n\x05muted\x18\x03 \x01(\x08\"]\n\tReadMoved\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08read_seq\x18\x03 \x01(\x04\x12\x14\n\x0cunread_count\x18\x04 \x01(\x04\"S\n\x07PushDue\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.parley.notify.v1.MessageStored\x12\x16\n\x0eshown_user_ids\x18\x02 \x03(\t\"Q\n\nPushDevice\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.parley.notify.v1.MessageStored\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"\xf4\x01\n\tNotifyJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x39\n\x0emessage_stored\x18\x02 \x01(\x0b\x32\x1f.parley.notify.v1.MessageStoredH\x00\x12\x31\n\nread_moved\x18\x03 \x01(\x0b\x32\x1b.parley.notify.v1.ReadMovedH\x00\x12-\n\x08push_due\x18\x04 \x01(\x0b\x32\x19.parley.notify.v1.PushDueH\x00\x12\x33\n\x0bpush_device\x18\x05 \x01(\x0b\x32\x1c.parley.notify.v1.PushDeviceH\x00\x42\x05\n\x03job*_\n\x08Platform\x12\x18\n\x14PLATFORM_UNSPECIFIED\x10\x00\x12\x14\n\x10PLATFORM_WEBPUSH\x10\x01\x12\x10\n\x0cPLATFORM_FCM\x10\x02\x12\x11\n\rPLATFORM_APNS\x10\x03\x32\xdc\x05\n\rNotifyService\x12\x63\n\x0eRegisterDevice\x12\'.parley.notify.v1.RegisterDeviceRequest\x1a(.parley.notify.v1.RegisterDeviceResponse\x12Z\n\x0bListDevices\x12$.parley.notify.v1.ListDevicesRequest\x1a%.parley.notify.v1.ListDevicesResponse\x12]\n\x0cRemoveDevice\x12%.parley.notify.v1.RemoveDeviceRequest\x1a&.parley.notify.v1.RemoveDeviceResponse\x12]\n\x0cGetPushSetup\x12%.parley.notify.v1.GetPushSetupRequest\x1a&.parley.notify.v1.GetPushSetupResponse\x12v\n\x13StreamNotifications\x12,.parley.notify.v1.StreamNotificationsRequest\x1a-.parley.notify.v1.StreamNotificationsResponse(\x01\x30\x01\x12\x66\n\x0fListDeadLetters\x12(.parley.notify.v1.ListDeadLettersRequest\x1a).parley.notify.v1.ListDeadLettersResponse\x12l\n\x11ReplayDeadLetters\x12*.parley.notify.v1.ReplayDeadLettersRequest\x1a+.parley.notify.v1.ReplayDeadLettersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/notify/v1/notify.proto\x12\x10parley.notify.v1\"t\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12,\n\x08platform\x18\x03 \x01(\x0e\x32\x1a.parley.notify.v1.Platform\x12\x18\n\x10registered_at_ms\x18\x04 \x01(\x03\"\xac\x01\n\x15RegisterDeviceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x38\n\x07webpush\x18\x03 \x01(\x0b\x32%.parley.notify.v1.WebPushSubscriptionH\x00\x12\x13\n\tfcm_token\x18\x04 \x01(\tH\x00\x12\x14\n\napns_token\x18\x05 \x01(\tH\x00\x42\t\n\x07\x61\x64\x64ress\"E\n\x13WebPushSubscription\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06p256dh\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\"S\n\x16RegisterDeviceResponse\x12(\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x18.parley.notify.v1.Device\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"%\n\x12ListDevicesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"@\n\x13ListDevicesResponse\x12)\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x18.parley.notify.v1.Device\"M\n\x13RemoveDeviceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\"\x16\n\x14RemoveDeviceResponse\"\x15\n\x13GetPushSetupRequest\"a\n\x14GetPushSetupResponse\x12-\n\tplatforms\x18\x01 \x03(\x0e\x32\x1a.parley.notify.v1.Platform\x12\x1a\n\x12webpush_public_key\x18\x02 \x01(\t\"N\n\x1aStreamNotificationsRequest\x12\x17\n\x0f\x61ttach_user_ids\x18\x01 \x03(\t\x12\x17\n\x0f\x64\x65tach_user_ids\x18\x02 \x03(\t\"\x84\x01\n\x1bStreamNotificationsResponse\x12\x35\n\rnotifications\x18\x01 \x03(\x0b\x32\x1e.parley.notify.v1.Notification\x12.\n\telsewhere\x18\x02 \x03(\x0b\x32\x1b.parley.notify.v1.Elsewhere\"/\n\tElsewhere\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\telsewhere\x18\x02 \x01(\x08\"\x8c\x01\n\x0cNotification\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07message\x18\x02 \x01(\x0b\x32\x1c.parley.notify.v1.NewMessageH\x00\x12\x31\n\x06unread\x18\x03 \x01(\x0b\x32\x1f.parley.notify.v1.UnreadChangedH\x00\x42\x07\n\x05\x65vent\"\x80\x01\n\nNewMessage\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x11\n\tsender_id\x18\x04 \x01(\t\x12\x0f\n\x07preview\x18\x05 \x01(\t\x12\x14\n\x0cunread_count\x18\x06 \x01(\x04\"P\n\rUnreadChanged\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x14\n\x0cunread_count\x18\x02 \x01(\x04\x12\x10\n\x08read_seq\x18\x03 \x01(\x04\"\'\n\x16ListDeadLettersRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"t\n\nDeadLetter\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\ndied_at_ms\x18\x05 \x01(\x03\x12\r\n\x05tries\x18\x06 \x01(\r\"M\n\x17ListDeadLettersResponse\x12\x32\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x1c.parley.notify.v1.DeadLetter\"?\n\x18ReplayDeadLettersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07job_ids\x18\x02 \x03(\t\"-\n\x19ReplayDeadLettersResponse\x12\x10\n\x08replayed\x18\x01 \x01(\r\"\xb2\x01\n\rMessageStored\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x11\n\tsender_id\x18\x04 \x01(\t\x12\x0f\n\x07preview\x18\x05 \x01(\t\x12\x12\n\nsent_at_ms\x18\x06 \x01(\x03\x12/\n\nrecipients\x18\x07 \x03(\x0b\x32\x1b.parley.notify.v1.Recipient\"A\n\tRecipient\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0cunread_count\x18\x02 \x01(\x04\x12\r\n\x05muted\x18\x03 \x01(\x08\"]\n\tReadMoved\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08read_seq\x18\x03 \x01(\x04\x12\x14\n\x0cunread_count\x18\x04 \x01(\x04\"S\n\x07PushDue\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.parley.notify.v1.MessageStored\x12\x16\n\x0eshown_user_ids\x18\x02 \x03(\t\"Q\n\nPushDevice\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.parley.notify.v1.MessageStored\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"\xf4\x01\n\tNotifyJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x39\n\x0emessage_stored\x18\x02 \x01(\x0b\x32\x1f.parley.notify.v1.MessageStoredH\x00\x12\x31\n\nread_moved\x18\x03 \x01(\x0b\x32\x1b.parley.notify.v1.ReadMovedH\x00\x12-\n\x08push_due\x18\x04 \x01(\x0b\x32\x19.parley.notify.v1.PushDueH\x00\x12\x33\n\x0bpush_device\x18\x05 \x01(\x0b\x32\x1c.parley.notify.v1.PushDeviceH\x00\x42\x05\n\x03job*_\n\x08Platform\x12\x18\n\x14PLATFORM_UNSPECIFIED\x10\x00\x12\x14\n\x10PLATFORM_WEBPUSH\x10\x01\x12\x10\n\x0cPLATFORM_FCM\x10\x02\x12\x11\n\rPLATFORM_APNS\x10\x03\x32\xdc\x05\n\rNotifyService\x12\x63\n\x0eRegisterDevice\x12\'.parley.notify.v1.RegisterDeviceRequest\x1a(.parley.notify.v1.RegisterDeviceResponse\x12Z\n\x0bListDevices\x12$.parley.notify.v1.ListDevicesRequest\x1a%.parley.notify.v1.ListDevicesResponse\x12]\n\x0cRemoveDevice\x12%.parley.notify.v1.RemoveDeviceRequest\x1a&.parley.notify.v1.RemoveDeviceResponse\x12]\n\x0cGetPushSetup\x12%.parley.notify.v1.GetPushSetupRequest\x1a&.parley.notify.v1.GetPushSetupResponse\x12v\n\x13StreamNotifications\x12,.parley.notify.v1.StreamNotificationsRequest\x1a-.parley.notify.v1.StreamNotificationsResponse(\x01\x30\x01\x12\x66\n\x0fListDeadLetters\x12(.parley.notify.v1.ListDeadLettersRequest\x1a).parley.notify.v1.ListDeadLettersResponse\x12l\n\x11ReplayDeadLetters\x12*.parley.notify.v1.ReplayDeadLettersRequest\x1a+.parley.notify.v1.ReplayDeadLettersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.notify.v1.notify_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLATFORM']._serialized_start=2460
-  _globals['_PLATFORM']._serialized_end=2555
+  _globals['_PLATFORM']._serialized_start=2558
+  _globals['_PLATFORM']._serialized_end=2653
   _globals['_DEVICE']._serialized_start=51
   _globals['_DEVICE']._serialized_end=167
   _globals['_REGISTERDEVICEREQUEST']._serialized_start=170
@@ -55,36 +55,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPUSHSETUPRESPONSE']._serialized_end=828
   _globals['_STREAMNOTIFICATIONSREQUEST']._serialized_start=830
   _globals['_STREAMNOTIFICATIONSREQUEST']._serialized_end=908
-  _globals['_STREAMNOTIFICATIONSRESPONSE']._serialized_start=910
-  _globals['_STREAMNOTIFICATIONSRESPONSE']._serialized_end=994
-  _globals['_NOTIFICATION']._serialized_start=997
-  _globals['_NOTIFICATION']._serialized_end=1137
-  _globals['_NEWMESSAGE']._serialized_start=1140
-  _globals['_NEWMESSAGE']._serialized_end=1268
-  _globals['_UNREADCHANGED']._serialized_start=1270
-  _globals['_UNREADCHANGED']._serialized_end=1350
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1352
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1391
-  _globals['_DEADLETTER']._serialized_start=1393
-  _globals['_DEADLETTER']._serialized_end=1509
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1511
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1588
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=1590
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1653
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1655
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1700
-  _globals['_MESSAGESTORED']._serialized_start=1703
-  _globals['_MESSAGESTORED']._serialized_end=1881
-  _globals['_RECIPIENT']._serialized_start=1883
-  _globals['_RECIPIENT']._serialized_end=1948
-  _globals['_READMOVED']._serialized_start=1950
-  _globals['_READMOVED']._serialized_end=2043
-  _globals['_PUSHDUE']._serialized_start=2045
-  _globals['_PUSHDUE']._serialized_end=2128
-  _globals['_PUSHDEVICE']._serialized_start=2130
-  _globals['_PUSHDEVICE']._serialized_end=2211
-  _globals['_NOTIFYJOB']._serialized_start=2214
-  _globals['_NOTIFYJOB']._serialized_end=2458
-  _globals['_NOTIFYSERVICE']._serialized_start=2558
-  _globals['_NOTIFYSERVICE']._serialized_end=3290
+  _globals['_STREAMNOTIFICATIONSRESPONSE']._serialized_start=911
+  _globals['_STREAMNOTIFICATIONSRESPONSE']._serialized_end=1043
+  _globals['_ELSEWHERE']._serialized_start=1045
+  _globals['_ELSEWHERE']._serialized_end=1092
+  _globals['_NOTIFICATION']._serialized_start=1095
+  _globals['_NOTIFICATION']._serialized_end=1235
+  _globals['_NEWMESSAGE']._serialized_start=1238
+  _globals['_NEWMESSAGE']._serialized_end=1366
+  _globals['_UNREADCHANGED']._serialized_start=1368
+  _globals['_UNREADCHANGED']._serialized_end=1448
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1450
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1489
+  _globals['_DEADLETTER']._serialized_start=1491
+  _globals['_DEADLETTER']._serialized_end=1607
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1609
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1686
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=1688
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1751
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1753
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1798
+  _globals['_MESSAGESTORED']._serialized_start=1801
+  _globals['_MESSAGESTORED']._serialized_end=1979
+  _globals['_RECIPIENT']._serialized_start=1981
+  _globals['_RECIPIENT']._serialized_end=2046
+  _globals['_READMOVED']._serialized_start=2048
+  _globals['_READMOVED']._serialized_end=2141
+  _globals['_PUSHDUE']._serialized_start=2143
+  _globals['_PUSHDUE']._serialized_end=2226
+  _globals['_PUSHDEVICE']._serialized_start=2228
+  _globals['_PUSHDEVICE']._serialized_end=2309
+  _globals['_NOTIFYJOB']._serialized_start=2312
+  _globals['_NOTIFYJOB']._serialized_end=2556
+  _globals['_NOTIFYSERVICE']._serialized_start=2656
+  _globals['_NOTIFYSERVICE']._serialized_end=3388
 # @@protoc_insertion_point(module_scope)

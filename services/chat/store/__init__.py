@@ -8,7 +8,7 @@ Every method may raise `StoreUnavailable`; after a write that means "not known",
 acknowledged is seen by every later read, of any replica; what is read has been made durable and cannot be undone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -136,6 +136,11 @@ class Conversations(Protocol):
 
     async def read_memberships(self, conversation_id: ConversationId) -> Sequence[Membership]:
         """Every member, sorted by user id."""
+
+    async def read_memberships_of(
+        self, conversation_ids: Collection[ConversationId]
+    ) -> Mapping[ConversationId, Sequence[Membership]]:
+        """The same of several (at most 1,000) in one round trip; every id asked for is a key."""
 
     async def add_member(
         self, conversation_id: ConversationId, user_id: UserId, *, read_seq: Seq, max_members: int

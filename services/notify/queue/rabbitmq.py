@@ -9,23 +9,25 @@ Nothing that was confirmed is lost: every publish is mandatory and waits for its
 job is acknowledged only after what follows from it was confirmed; expired delays are handed over at least once
 (x-dead-letter-strategy, which wants reject-publish). So a job may come twice, never not at all.
 
-The connection is held by one task that connects again for ever. Not aio-pika's robust connection: which of its parts
-are restored when is hard to see, and a channel that the broker closes alone has to end everything here anyway.
+The connection is kept by `services.runtime.amqp`.
 """
 
 import asyncio
 import contextlib
-import random
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import aio_pika
 from aio_pika import DeliveryMode, ExchangeType
-from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import AMQPException
-from yarl import URL
+from aio_pika.abc import (
+    AbstractChannel,
+    AbstractConnection,
+    AbstractExchange,
+    AbstractIncomingMessage,
+    AbstractQueue,
+)
 
 from services.notify.errors import QueueUnavailable
 from services.notify.queue import (
@@ -43,6 +45,7 @@ from services.notify.queue import (
     settle,
 )
 from services.notify.queue.handling import judge
+from services.runtime.amqp import CLOSE_S, CONNECT_S, MISFORTUNES, AmqpKeeper, Ended, translated
 from services.runtime.clock import Clock, SystemClock
 from services.runtime.log import logger
 
@@ -53,13 +56,6 @@ DIED_AT: Final = "x-parley-died-at-ms"
 JOB_KEY: Final = "job"
 DEAD_KEY: Final = "dead"
 
-_CONNECT_S: Final = 5.0
-# A broker that hangs is noticed after two of these.
-_HEARTBEAT_S: Final = 5
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 2.0
-_CLOSE_S: Final = 2.0
-# How long `start` waits before it lets the process go on without a broker.
-_START_WAIT_S: Final = 5.0
 _RETRY_AFTER_MS: Final = 500
 # While the broker blocks publishers, or has lost its majority.
 _REPUBLISH_S: Final = 1.0
@@ -77,9 +73,6 @@ _MAX_DEAD_KEPT: Final = 100_000
 # Listing takes and returns each dead letter; a broker of version 4 drops it at the 20th time unless told otherwise.
 _DEAD_DELIVERY_LIMIT: Final = 1_000_000_000
 
-# RuntimeError: what aiormq raises for a channel that is closed already.
-_MISFORTUNES: Final = (AMQPException, OSError, TimeoutError, asyncio.InvalidStateError, RuntimeError)
-
 _log = logger(__name__)
 
 
@@ -87,12 +80,12 @@ _log = logger(__name__)
 class _Link:
     """One life of the connection."""
 
-    connection: aio_pika.abc.AbstractConnection
+    connection: AbstractConnection
     publishing: AbstractChannel
     consuming: AbstractChannel
     exchange: AbstractExchange
     jobs: AbstractQueue
-    ended: asyncio.Event
+    ended: Ended
     consumer_tag: str | None = None
 
 
@@ -100,46 +93,37 @@ class RabbitQueue:
     """See `services.notify.queue.Queue`."""
 
     def __init__(self, url: str, options: QueueOptions = DEFAULT_OPTIONS, *, clock: Clock | None = None) -> None:
-        self._url = URL(url).update_query({"heartbeat": str(_HEARTBEAT_S)})
         self._options = options
         self._clock = clock or SystemClock()
+        self._keeper = AmqpKeeper(url, "notify", self._set_up, self._consume_if_asked)
         self._handler: Handler | None = None
-        self._link: _Link | None = None
-        self._connected = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
         self._handling: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
     @property
     def is_connected(self) -> bool:
-        return self._link is not None
+        return self._keeper.link is not None
 
     async def start(self) -> None:
-        self._keeper = asyncio.get_running_loop().create_task(self._stay_connected(), name="rabbitmq")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_START_WAIT_S):
-                await self._connected.wait()
+        await self._keeper.start()
 
     async def close(self) -> None:
         self._is_closing = True
-        link = self._link
+        link = self._keeper.link
         if link is not None and link.consumer_tag is not None:
-            with contextlib.suppress(QueueUnavailable), _translated():
-                await link.jobs.cancel(link.consumer_tag, timeout=_CLOSE_S)
+            with contextlib.suppress(QueueUnavailable), translated(_unavailable):
+                await link.jobs.cancel(link.consumer_tag, timeout=CLOSE_S)
         await self._end_handling()
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait((keeper,))
+        await self._keeper.close()
 
     async def consume(self, handler: Handler) -> None:
         self._handler = handler
-        if self._link is not None:
+        if (link := self._keeper.link) is not None:
             try:
-                with _translated():
-                    await self._consume_on(self._link)
+                with translated(_unavailable):
+                    await self._consume_on(link)
             except QueueUnavailable:
-                self._link.ended.set()  # it is consumed from as soon as there is a connection again
+                link.ended.set()  # it is consumed from as soon as there is a connection again
 
     async def publish(self, jobs: Sequence[Outgoing]) -> None:
         link = self._get_link()
@@ -166,7 +150,7 @@ class RabbitQueue:
                 letter = _dead_letter(message)
                 if not job_ids or letter.job_id in job_ids:
                     await self._publish_job(link, Outgoing(letter.job_id, letter.body))
-                    with _translated():
+                    with translated(_unavailable):
                         await message.ack()
                     replayed += 1
         return replayed
@@ -174,53 +158,15 @@ class RabbitQueue:
     # ---- The connection.
 
     def _get_link(self) -> _Link:
-        if self._link is None:
-            raise QueueUnavailable(retry_after_ms=_RETRY_AFTER_MS)
-        return self._link
+        if self._keeper.link is None:
+            raise _unavailable()
+        return self._keeper.link
 
-    async def _stay_connected(self) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                await self._live()
-                pause_s = _FIRST_PAUSE_S
-                _log.warning("queue_disconnected")
-            except asyncio.CancelledError:
-                # aiormq also raises it into what waits on a connection that ends.
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-            except _MISFORTUNES as error:
-                _log.warning("queue_away", kind=type(error).__name__, message=str(error)[:300])
-            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
-            pause_s = min(pause_s * 2, _MAX_PAUSE_S)
-
-    async def _live(self) -> None:
-        """Connects, serves, and returns when the connection, or one of its channels, has ended."""
-        async with asyncio.timeout(_CONNECT_S):
-            connection = await aio_pika.connect(self._url, timeout=_CONNECT_S)
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                link = await self._set_up(connection)
-            self._link = link
-            self._connected.set()
-            _log.info("queue_connected")
-            if self._handler is not None and not self._is_closing:
-                await self._consume_on(link)
-            await link.ended.wait()
-        finally:
-            self._link = None
-            self._connected.clear()
-            with contextlib.suppress(*_MISFORTUNES):
-                async with asyncio.timeout(_CLOSE_S):
-                    await connection.close()
-
-    async def _set_up(self, connection: aio_pika.abc.AbstractConnection) -> _Link:
-        ended = asyncio.Event()
+    async def _set_up(self, connection: AbstractConnection, ended: Ended) -> _Link:
         publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
         consuming = await connection.channel(publisher_confirms=False)
-        for part in (connection, publishing, consuming):
-            part.close_callbacks.add(lambda *_: ended.set())
+        for channel in (publishing, consuming):
+            ended.watch(channel)
         await consuming.set_qos(prefetch_count=self._options.prefetch)
         exchange = await self._declare(publishing)
         jobs = await consuming.get_queue(self._name("jobs"))
@@ -263,6 +209,10 @@ class RabbitQueue:
 
     # ---- Handling.
 
+    async def _consume_if_asked(self, link: _Link) -> None:
+        if self._handler is not None and not self._is_closing:
+            await self._consume_on(link)
+
     async def _consume_on(self, link: _Link) -> None:
         async def arrived(message: AbstractIncomingMessage) -> None:
             task = asyncio.get_running_loop().create_task(self._handle(link, message), name="notify job")
@@ -288,7 +238,7 @@ class RabbitQueue:
                     await self._publish_dead(link, follows)
                 elif follows is not None:
                     await self._publish_job(link, follows)
-                with _translated():
+                with translated(_unavailable):
                     await message.ack()
                 return
             except QueueUnavailable:
@@ -324,7 +274,7 @@ class RabbitQueue:
             timestamp=datetime.now(UTC),
             headers=dict(headers),
         )
-        with _translated():
+        with translated(_unavailable):
             async with asyncio.timeout(self._options.publish_timeout.total_seconds()):
                 await link.exchange.publish(message, key, mandatory=True)
 
@@ -334,23 +284,23 @@ class RabbitQueue:
     async def _open_dead(self) -> AsyncIterator[AbstractQueue]:
         """The dead letters on a channel of their own: when it closes, whatever was not acknowledged is back."""
         link = self._get_link()
-        with _translated():
-            async with asyncio.timeout(_CONNECT_S):
+        with translated(_unavailable):
+            async with asyncio.timeout(CONNECT_S):
                 channel = await link.connection.channel(publisher_confirms=False)
                 dead = await channel.get_queue(self._name("dead"))
         try:
             yield dead
         finally:
-            with contextlib.suppress(*_MISFORTUNES):
-                async with asyncio.timeout(_CLOSE_S):
+            with contextlib.suppress(*MISFORTUNES):
+                async with asyncio.timeout(CLOSE_S):
                     await channel.close()
 
 
 async def _take(dead: AbstractQueue, limit: int) -> list[AbstractIncomingMessage]:
     taken: list[AbstractIncomingMessage] = []
-    with _translated():
+    with translated(_unavailable):
         while len(taken) < limit:
-            message = await dead.get(no_ack=False, fail=False, timeout=_CONNECT_S)
+            message = await dead.get(no_ack=False, fail=False, timeout=CONNECT_S)
             if message is None:
                 break
             taken.append(message)
@@ -395,15 +345,5 @@ def _delay_key(level: timedelta) -> str:
     return f"delay.{_ms(level)}"
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """aio-pika's failures as ours. A cancellation that nobody asked for is aiormq's way to end what waits."""
-    try:
-        yield
-    except _MISFORTUNES as error:
-        raise QueueUnavailable(retry_after_ms=_RETRY_AFTER_MS) from error
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise QueueUnavailable(retry_after_ms=_RETRY_AFTER_MS) from error
+def _unavailable() -> QueueUnavailable:
+    return QueueUnavailable(retry_after_ms=_RETRY_AFTER_MS)

@@ -151,12 +151,12 @@ async def test_a_body_that_is_too_large_goes_to_the_dead_letters_unread(queue: R
 async def test_a_channel_that_the_broker_closes_is_opened_again(own_node: RabbitNode, queue: RabbitQueue) -> None:
     seen = Seen()
     await queue.consume(seen)
-    link = queue._link
+    link = queue._keeper.link
     assert link is not None
     with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
         await link.publishing.get_queue("there is no such queue")
 
-    await eventually(lambda: queue._link not in (None, link))
+    await eventually(lambda: queue._keeper.link not in (None, link))
     await queue.publish([Outgoing("job", b"x")])
     await eventually(lambda: seen.names == {"job"})
 

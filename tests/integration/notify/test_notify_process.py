@@ -19,7 +19,7 @@ from protos.presence.v1 import presence_pb2, presence_pb2_grpc
 from scripts.stack.service import Kind, Service
 from services.runtime.channel import open_channel
 from tests.e2e.waiting import eventually
-from tests.integration.notify.push_services import Answer, WebPushService, pem_of
+from tests.support.push_services import Answer, WebPushService, pem_of
 
 ROOT = Path(__file__).parents[3]
 KEY = ec.generate_private_key(ec.SECP256R1())

@@ -15,7 +15,8 @@ from services.notify.providers.fcm import Fcm
 from services.notify.providers.webpush import WebPush, encrypted, keys_problem
 from services.runtime.clock import SystemClock
 from tests.e2e.waiting import eventually
-from tests.integration.notify.push_services import (
+from tests.support.clock import ManualClock
+from tests.support.push_services import (
     Answer,
     ApnsService,
     FcmService,
@@ -23,7 +24,6 @@ from tests.integration.notify.push_services import (
     encoded,
     pem_of,
 )
-from tests.support.clock import ManualClock
 from tests.unit.notify.samples import READ, device, note
 
 CLOCK = SystemClock()
@@ -356,7 +356,7 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(apns_service: ApnsS
 
 
 def _point() -> bytes:
-    from tests.integration.notify.push_services import point_of
+    from tests.support.push_services import point_of
 
     return point_of(ec.generate_private_key(ec.SECP256R1()))
 

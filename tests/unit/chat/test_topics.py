@@ -12,6 +12,7 @@ from protos.chat.v1 import chat_pb2
 from services.chat.bus.memory import MemoryBus
 from services.chat.convert import decode_events, encode_event
 from services.chat.events import MemberRemoved, MessagesPassed
+from services.chat.followers import Followers
 from services.chat.members import Members
 from services.chat.messages import Commit
 from services.chat.model import Conversation, ConversationId, ConversationType, Message, Seq, UserId
@@ -85,7 +86,8 @@ class World:
         clock = SystemClock()
         self.members = Members(store, clock)
         bus = MemoryBus("test", replica_id="r1")
-        self.topics = Topics(store, self.members, bus, encode_event, decode_events, Metrics(CollectorRegistry()))
+        metrics = Metrics(CollectorRegistry())
+        self.topics = Topics(store, self.members, Followers(), bus, encode_event, decode_events, metrics)
         self.bus = bus
         self.edges: list[Edge] = []
 

@@ -1,9 +1,10 @@
-"""Chat as the HTTP API sees it: remembers what it was asked, and answers or refuses as told."""
+"""Chat, presence and notify as the HTTP API sees them: they remember what they were asked, and answer as told."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge.clients.notify import Address, Device, PushSetup
 from edge.model import (
     Conversation,
     ConversationId,
@@ -15,6 +16,7 @@ from edge.model import (
     UserId,
     WatermarkKind,
 )
+from edge.presence import Presence, PresenceStatus
 from services.runtime.errors import ServiceError
 
 SENT_AT_MS = 1_795_341_600_123
@@ -42,6 +44,7 @@ class FakeChat:
     conversation: Conversation = GROUP
     views: Sequence[ConversationView] = (ConversationView(GROUP, Seq(7), Seq(5), message(7), False),)
     next_cursor: str | None = None
+    contacts: Sequence[UserId] = (UserId("bob"),)
     page: HistoryPage = field(
         default_factory=lambda: HistoryPage([message(seq) for seq in (5, 6, 7)], Seq(7), ["seen", "delivered", "sent"])
     )
@@ -76,6 +79,13 @@ class FakeChat:
     async def remove_member(self, conversation_id: ConversationId, actor: UserId, user: UserId) -> None:
         self._note("remove", conversation_id, actor, user)
 
+    async def set_muted(self, conversation_id: ConversationId, user: UserId, *, muted: bool) -> None:
+        self._note("mute" if muted else "unmute", conversation_id, user)
+
+    async def list_contacts(self, user: UserId) -> Sequence[UserId]:
+        self._note("contacts", user)
+        return self.contacts
+
     async def send_one(
         self, conversation_id: ConversationId, sender: UserId, client_message_id: str, content: str, type_: str
     ) -> Stored:
@@ -94,6 +104,43 @@ class FakeChat:
         self.asked.append(("mark", conversation_id, user_id, kind, seq))
         assert self.raises is None or isinstance(self.raises, ServiceError)
         done(self.raises)
+
+    def _note(self, *asked: Any) -> None:
+        self.asked.append(asked)
+        if self.raises is not None:
+            raise self.raises
+
+
+class FakePresence:
+    """Everybody is online."""
+
+    async def get(self, user_ids: Sequence[UserId]) -> Sequence[Presence]:
+        return [Presence(user_id, PresenceStatus.ONLINE, SENT_AT_MS) for user_id in user_ids]
+
+
+@dataclass
+class FakeDevices:
+    """Notify, with one device."""
+
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    raises: ServiceError | None = None
+    created: bool = True
+    device: Device = field(default_factory=lambda: Device("d1", "webpush", SENT_AT_MS))
+
+    async def register_device(self, user: UserId, address: Address) -> tuple[Device, bool]:
+        self._note("register", user, address)
+        return self.device, self.created
+
+    async def list_devices(self, user: UserId) -> Sequence[Device]:
+        self._note("list", user)
+        return [self.device]
+
+    async def remove_device(self, user: UserId, device_id: str) -> None:
+        self._note("remove", user, device_id)
+
+    async def get_push_setup(self) -> PushSetup:
+        self._note("setup")
+        return PushSetup(["webpush"], "BKey")
 
     def _note(self, *asked: Any) -> None:
         self.asked.append(asked)

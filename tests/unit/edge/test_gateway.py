@@ -43,7 +43,7 @@ from services.runtime.errors import (
 )
 from services.runtime.metrics import Metrics
 from tests.support.clock import ManualClock
-from tests.unit.edge.fake_chat import GROUP, FakeChat, message
+from tests.unit.edge.fake_chat import GROUP, FakeChat, FakeDevices, FakePresence, message
 
 Json = dict[str, Any]
 LOST = "you are not a member of this conversation, or there is no such conversation"
@@ -78,6 +78,8 @@ class World:
         send_limit = TokenBuckets("sends", rate=20, burst=3, clock=self.clock, metrics=metrics)
         self.gateway = Gateway(
             self.chat,
+            FakePresence(),
+            FakeDevices(),
             verifier,
             dev_tokens if self.settings.dev_tokens else None,
             send_limit,
@@ -245,6 +247,7 @@ async def test_listing_answers_with_everything_that_a_list_shows(world: World) -
         "headSeq": 7,
         "readSeq": 5,
         "unreadCount": 2,
+        "muted": False,
     }
     assert (second["lastMessage"], second["unreadCount"]) == (None, 0)
     assert third["unreadCount"] == 0
@@ -726,7 +729,7 @@ async def test_a_list_is_asked_for_with_a_cursor_of_ours_and_a_limit_up_to_100(w
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/nothing", "/conversations/", "/conversations//messages", "/presence", "/devices", "/dev"]
+    "path", ["", "/", "/nothing", "/conversations/", "/conversations//messages", "/presence/bob", "/device", "/dev"]
 )
 async def test_a_path_that_does_not_exist_is_404_with_the_error_object(world: World, path: str) -> None:
     for token in ("", None):
@@ -847,7 +850,7 @@ async def test_the_description_has_the_structure_of_openapi_3_1(world: World) ->
             assert placed == set(re.findall(r"\{(\w+)\}", path))
             for parameter in operation.get("parameters", ()):
                 assert parameter["in"] in ("path", "query", "header")
-                assert parameter["schema"]["type"] in ("string", "integer")
+                assert parameter["schema"]["type"] in ("string", "integer", "array")
                 assert parameter["in"] != "path" or parameter["required"] is True
             assert ("requestBody" in operation) is (method == "post")
             assert all(re.fullmatch(r"[2-5]\d\d", status) for status in operation["responses"])

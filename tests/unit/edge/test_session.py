@@ -2,23 +2,31 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from edge.attendance import Attendance
 from edge.auth import DevTokens, TokenVerifier
 from edge.clients import Outgoing, WatchRequest
 from edge.commands import Commands
 from edge.config import EdgeSettings
+from edge.contacts import Contacts
+from edge.delivered import Delivered
 from edge.hub import Hub
 from edge.limits import ConnectionCounts, TokenBuckets
 from edge.model import ConversationId, Message, Seq, Stored, UserId
 from edge.outbox import Writer
-from edge.session import Session, SessionMetrics, SessionServices
+from edge.presence import EdgePresence
+from edge.replicas import Replicas
+from edge.session import Session
+from edge.session_services import SessionMetrics, SessionServices
+from edge.users import Users
 from services.runtime.errors import Conflict, ServiceError, Unavailable
 from services.runtime.metrics import Metrics
+from services.runtime.tasks import Tasks
 from tests.support.clock import ManualClock
 
 C = ConversationId("gc")
@@ -58,12 +66,19 @@ class FakeChat:
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
         self.marks: list[tuple[Any, ...]] = []
+        self.delivered: dict[tuple[ConversationId, UserId], Seq] = {}
 
     def send(self, outgoing: Outgoing) -> None:
         self.sent.append(outgoing)
 
     def mark(self, *mark: Any) -> None:
         self.marks.append(mark)
+
+    async def mark_delivered(self, marks: Mapping[tuple[ConversationId, UserId], Seq]) -> None:
+        self.delivered.update(marks)
+
+    async def list_contacts(self, user: UserId) -> Sequence[UserId]:
+        return [UserId("bob")]
 
     def answer(self, outcome: Stored | ServiceError | None = None) -> None:
         outgoing = self.sent.pop(0)
@@ -73,11 +88,19 @@ class FakeChat:
 class FakeUpstream:
     def __init__(self) -> None:
         self.asked: list[WatchRequest] = []
+        self.said: list[tuple[UserId, bool]] = []
 
     def watch(self, request: WatchRequest) -> None:
         self.asked.append(request)
 
     def unwatch(self, conversation_id: ConversationId) -> None: ...
+
+    def follow(self, user_id: UserId) -> None: ...
+
+    def unfollow(self, user_id: UserId) -> None: ...
+
+    def say_attendance(self, conversation_id: ConversationId, user_id: UserId, *, attends: bool) -> None:
+        self.said.append((user_id, attends))
 
 
 class Edge:
@@ -102,10 +125,20 @@ class Edge:
         def send_typing(conversation_id: ConversationId, user_id: UserId, *, typing: bool) -> None: ...
 
         chat: Any = self.chat
+        # Presence has no replica here: it reads unknown, and nobody waits for it.
+        nobody = Replicas("presence", "none", (), resolve_every_s=60, clock=self.clock, metrics=metrics, tasks=Tasks())
+        presence = EdgePresence(nobody, self.clock, Tasks(), metrics)
+        self.users = Users(metrics)
+        self.delivered = Delivered(self.chat, metrics)
         self.services = SessionServices(
             settings=self.settings,
             hub=self.hub,
             commands=Commands(chat, send_typing, limit, max_content_bytes=self.settings.max_content_bytes),
+            users=self.users,
+            attendance=Attendance(self.users, self.upstream.say_attendance),
+            presence=presence,
+            contacts=Contacts(self.chat, presence, self.upstream, Tasks()),
+            delivered=self.delivered,
             verifier=TokenVerifier(self.settings, self.clock, self.tokens),
             counts=ConnectionCounts(limit=self.settings.max_connections_per_user),
             writer=self.writer,

@@ -10,7 +10,7 @@ from services.notify.model import Platform
 from services.notify.queue import open_queue
 from services.runtime.clock import SystemClock
 from services.runtime.config import ConfigError, load
-from tests.integration.notify.push_services import pem_of
+from tests.support.push_services import pem_of
 
 EC_PEM = pem_of(ec.generate_private_key(ec.SECP256R1()))
 ACCOUNT = {

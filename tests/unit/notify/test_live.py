@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from services.notify import live
 from services.notify.live import LiveHub, LiveStream
-from services.notify.model import LiveMessage, LiveUnread, Seq, UserId
+from services.notify.model import Elsewhere, LiveMessage, LiveUnread, Seq, UserId
 from services.runtime.metrics import Metrics
 from tests.unit.notify.samples import ANN, BOB, ROOM, message
 
@@ -18,13 +18,25 @@ def told(user: UserId = BOB, seq: int = 1) -> LiveMessage:
     return LiveMessage(user, message(seq), 1)
 
 
+def said(stream: LiveStream) -> list[Elsewhere | str]:
+    """What has come over the stream since it was last asked; of all that is no `Elsewhere`, only its kind."""
+    came, waiting = [], stream._queue
+    while waiting:
+        news = waiting.popleft()
+        came.append(news if isinstance(news, Elsewhere) else type(news).__name__)
+    return came
+
+
+HERE_TOO, ONLY_HERE = Elsewhere(BOB, elsewhere=True), Elsewhere(BOB, elsewhere=False)
+
+
 async def test_everybody_attached_is_told_on_each_of_his_edges_and_nobody_else() -> None:
     here, first, second, other = hub(), LiveStream(), LiveStream(), LiveStream()
     here.attach(first, [BOB])
     here.attach(second, [BOB])
     here.attach(other, [ANN])
     assert here.tell(told())
-    assert await first.take() == await second.take() == [told()]
+    assert await first.take() == await second.take() == [HERE_TOO, told()]
     other.close()
     assert await other.take() == []
 
@@ -82,3 +94,65 @@ def test_nothing_is_remembered_of_a_stream_that_ended(monkeypatch: pytest.Monkey
         here.tell(told(seq=seq))
     assert len(here._shown) == 5
     here.ended(other)
+
+
+# ---- Elsewhere.
+
+
+def test_who_is_attached_by_one_edge_is_not_said_to_be_elsewhere() -> None:
+    here, only = hub(), LiveStream()
+    here.attach(only, [BOB, ANN])
+    here.attach(only, [BOB])
+    assert said(only) == []
+
+
+def test_when_a_second_edge_attaches_somebody_both_hear_of_it_and_of_nobody_else() -> None:
+    here, first, second = hub(), LiveStream(), LiveStream()
+    here.attach(first, [BOB, ANN])
+    here.attach(second, [BOB, UserId("cid")])
+    assert said(first) == said(second) == [HERE_TOO]
+
+
+def test_of_a_third_edge_only_that_one_hears() -> None:
+    here, first, second, third = hub(), LiveStream(), LiveStream(), LiveStream()
+    for stream in (first, second):
+        here.attach(stream, [BOB])
+        said(stream)
+    said(first)
+    here.attach(third, [BOB])
+    assert said(first) == said(second) == []
+    assert said(third) == [HERE_TOO]
+
+
+def test_the_one_that_is_left_hears_that_he_is_nowhere_else_and_no_sooner() -> None:
+    here, first, second, third = hub(), LiveStream(), LiveStream(), LiveStream()
+    for stream in (first, second, third):
+        here.attach(stream, [BOB])
+    for stream in (first, second, third):
+        said(stream)
+    here.detach(second, [BOB])
+    assert said(first) == said(second) == said(third) == []
+    here.detach(third, [BOB])
+    here.detach(third, [BOB])
+    assert said(first) == [ONLY_HERE]
+    assert said(third) == []
+
+
+def test_an_edge_that_is_gone_leaves_its_users_to_the_other() -> None:
+    here, first, second = hub(), LiveStream(), LiveStream()
+    here.attach(first, [BOB, ANN])
+    here.attach(second, [BOB, ANN])
+    said(first)
+    here.ended(second)
+    here.ended(second)
+    assert sorted(said(first), key=str) == sorted([ONLY_HERE, Elsewhere(ANN, elsewhere=False)], key=str)
+
+
+def test_it_is_said_in_its_place_between_what_is_told() -> None:
+    here, first, second = hub(), LiveStream(), LiveStream()
+    here.attach(first, [BOB])
+    here.tell(told(seq=1))
+    here.attach(second, [BOB])
+    here.tell(told(seq=2))
+    here.detach(second, [BOB])
+    assert said(first) == ["LiveMessage", HERE_TOO, "LiveMessage", ONLY_HERE]

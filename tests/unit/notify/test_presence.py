@@ -13,6 +13,7 @@ from services.notify.model import Status, UserId
 from services.notify.presence import GrpcPresence
 from services.runtime.clock import SystemClock
 from services.runtime.metrics import Metrics
+from services.runtime.targets import Targets
 from tests.unit.notify.samples import ANN, BOB, CID
 
 ANSWERS = {ANN: presence_pb2.STATUS_ONLINE, BOB: presence_pb2.STATUS_OFFLINE, CID: presence_pb2.STATUS_UNSPECIFIED}
@@ -40,12 +41,15 @@ async def target() -> AsyncIterator[str]:
 
 def client(*targets: str) -> GrpcPresence:
     return GrpcPresence(
-        targets,
-        service=PRESENCE_SERVICE,
+        Targets(
+            PRESENCE_SERVICE,
+            targets,
+            package="services.notify",
+            clock=SystemClock(),
+            metrics=Metrics(CollectorRegistry()),
+        ),
         encode=encode_presence_request,
         decode=decode_presence_response,
-        clock=SystemClock(),
-        metrics=Metrics(CollectorRegistry()),
     )
 
 

@@ -75,7 +75,7 @@ class GatedService:
         gated: Any = self.gate
         grace_ms = GRACE_S * 1000
         self.updates = Updates(gated, grace_ms=grace_ms, metrics=metrics)
-        self.reports = Reports(gated, self.updates, metrics)
+        self.reports = Reports(gated, self.updates, lease_ttl_ms=TTL_S * 1000, metrics=metrics)
         self.reads = Reads(self.store, grace_ms=grace_ms, metrics=metrics)
         self.watches = Watches(self.reads, metrics)
         self.sweeper = Sweeper(

@@ -232,6 +232,6 @@ class Scenario:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_at_rest_everybody_is_seen_as_the_edges_have_them(data: st.DataObject) -> None:
     asyncio.run(Scenario(data).run())

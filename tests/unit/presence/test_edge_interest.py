@@ -120,6 +120,7 @@ def test_who_waits_is_not_told_of_whom_they_no_longer_have(watching: Watching) -
     watching.listen(BOB, ALICE)
     heard = watching.listen(CAROL, ALICE, DAVE)
     watching.contacts_changed(CAROL, [DAVE])
+    watching.says(ALICE, UNKNOWN)
     watching.says(ALICE, ONLINE)
     watching.says(DAVE, BUSY)
     assert heard.told == [(DAVE, BUSY)]

@@ -90,13 +90,14 @@ async def test_what_was_not_taken_goes_again_as_it_is_by_then(reporting: Reporti
     reporting.client.fails = True
     reporting.lease.opened("s1", ALICE)
     reporting.lease.opened("s2", ALICE)
+    reporting.lease.opened("s3", ALICE)
     failed = await reporting.report(1)
-    assert put_of(failed) == {"s1": ONLINE, "s2": ONLINE}
+    assert put_of(failed) == {"s1": ONLINE, "s2": ONLINE, "s3": ONLINE}
     reporting.lease.closed("s1")
     reporting.lease.set_status("s2", AWAY)
     reporting.client.fails = False
     again = await reporting.report(len(reporting.client.reports))
-    assert (put_of(again), closed_of(again)) == ({"s2": AWAY}, ["s1"])
+    assert (put_of(again), closed_of(again)) == ({"s2": AWAY, "s3": ONLINE}, ["s1"])
     assert not again.is_full
     assert again.seq > failed.seq
     assert ALICE in (again.activities or {})
@@ -197,6 +198,18 @@ async def test_a_request_to_report_is_followed_at_once(reporting: Reporting) -> 
     began = time.monotonic()
     await reporting.report(1)
     assert time.monotonic() - began < 0.1
+
+
+async def test_a_request_to_report_ends_the_pause_after_failures(reporting: Reporting) -> None:
+    reporting.client.fails = True
+    reporting.lease.opened("s1", ALICE)
+    await eventually(lambda: reporting.lease._failures >= 5)
+    reporting.client.fails = False
+    already = len(reporting.client.reports)
+    began = time.monotonic()
+    reporting.lease.report_soon()
+    assert put_of(await reporting.report(already)) == {"s1": ONLINE}
+    assert time.monotonic() - began < 0.45, "the pause is half a second or more by now"
 
 
 async def test_a_session_that_is_closed_twice_or_was_never_there_is_nothing(reporting: Reporting) -> None:

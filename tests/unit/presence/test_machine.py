@@ -71,7 +71,7 @@ ONLINE_TILL_LATER = lingering(Status.ONLINE, NOW + 1)
         (present(s0=Status.BUSY), Closed(S0), lingering(Status.BUSY, NOW + GRACE_MS)),
         (present(s0=Status.BUSY), Closed(S1), present(s0=Status.BUSY)),
         (present(s0=Status.ONLINE, s1=Status.AWAY), EdgeGone(E1, NOW), present(s1=Status.AWAY)),
-        # The grace counts from the end of the lease, not from when it was noticed; and never from the future.
+        # The grace counts from when the edge was last heard of, not from when it was missed; and never from the future.
         (present(s0=Status.AWAY), EdgeGone(E1, NOW - 700), lingering(Status.AWAY, NOW - 700 + GRACE_MS)),
         (present(s0=Status.AWAY), EdgeGone(E1, NOW + 700), lingering(Status.AWAY, NOW + GRACE_MS)),
         (

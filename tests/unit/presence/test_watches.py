@@ -1,14 +1,17 @@
 """Who is told what: snapshots, changes, and what is no longer sure."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from services.presence.errors import BadRequest
 from services.presence.model import EdgeId, Presence, Seq, Session, SessionId, Status, UserId
 from services.presence.reports import Report
+from services.presence.store import Loaded
 from services.presence.streams import WatchStream
-from services.presence.watches import _MAX_WATCHED
+from services.presence.watches import _MAX_WATCHED, _PACE_S
 from tests.e2e.waiting import eventually
 from tests.unit.presence.gated import GRACE_S, SETTLE_S, TTL_S, GatedService
 
@@ -109,6 +112,27 @@ async def test_who_watches_again_gets_the_snapshot_again(service: Watching) -> N
     service.watch(second, ALICE)
     assert await first.told(2) == [(ALICE, Status.ONLINE)] * 2
     assert await second.told(1) == [(ALICE, Status.ONLINE)]
+
+
+async def test_watches_that_come_one_after_the_other_are_read_together(
+    service: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    load = service.store.load
+
+    async def counted(user_ids: Sequence[UserId]) -> Loaded:
+        nonlocal reads
+        reads += 1
+        return await load(user_ids)
+
+    monkeypatch.setattr(service.store, "load", counted)
+    reader = service.open()
+    began = time.monotonic()
+    for number in range(100):
+        service.watch(reader, UserId(f"u{number}"))
+        await asyncio.sleep(0.002)
+    await reader.told(100)
+    assert reads <= (time.monotonic() - began) / _PACE_S + 1
 
 
 async def test_nobody_is_told_of_whom_they_no_longer_watch(service: Watching) -> None:

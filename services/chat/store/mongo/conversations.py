@@ -15,7 +15,7 @@ document in its way and cannot bring back somebody who has been removed since; a
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
@@ -90,9 +90,13 @@ class MongoConversations(MongoPart):
 
     @operation
     async def read_memberships(self, conversation_id: ConversationId) -> Sequence[Membership]:
-        found = self._memberships.find({"conversationId": conversation_id, **CURRENT}, batch_size=ONE_BATCH)
-        memberships = map(membership_of, await found.to_list(None))
-        return sorted(memberships, key=lambda membership: membership.user_id)
+        return (await self._read_memberships_of((conversation_id,)))[conversation_id]
+
+    @operation
+    async def read_memberships_of(
+        self, conversation_ids: Collection[ConversationId]
+    ) -> Mapping[ConversationId, Sequence[Membership]]:
+        return await self._read_memberships_of(conversation_ids)
 
     @operation
     async def add_member(
@@ -207,6 +211,17 @@ class MongoConversations(MongoPart):
     @property
     def _messages(self) -> AsyncCollection[Document]:
         return self._mongo.collection("messages")
+
+    async def _read_memberships_of(
+        self, conversation_ids: Collection[ConversationId]
+    ) -> Mapping[ConversationId, Sequence[Membership]]:
+        memberships: dict[ConversationId, list[Membership]] = {each: [] for each in conversation_ids}
+        found = self._memberships.find({"conversationId": {"$in": list(memberships)}, **CURRENT}, batch_size=ONE_BATCH)
+        for document in await found.to_list(None):
+            memberships[document["conversationId"]].append(membership_of(document))
+        for members in memberships.values():
+            members.sort(key=lambda membership: membership.user_id)
+        return memberships
 
     async def _finish_creation(self, conversation: Document) -> None:
         memberships = first_memberships(conversation)

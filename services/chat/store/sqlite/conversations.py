@@ -1,7 +1,7 @@
 """Conversations and memberships in SQLite. Every use is one transaction, so nothing here is ever half done."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from services.chat.errors import TooManyMembers
@@ -58,12 +58,19 @@ class SqliteConversations(SqlitePart):
         return await self._database.read(do)
 
     async def read_memberships(self, conversation_id: ConversationId) -> Sequence[Membership]:
+        return (await self.read_memberships_of((conversation_id,)))[conversation_id]
+
+    async def read_memberships_of(
+        self, conversation_ids: Collection[ConversationId]
+    ) -> Mapping[ConversationId, Sequence[Membership]]:
         query = (
             "SELECT user_id, delivered_seq, read_seq, muted FROM memberships "
             "WHERE conversation_id = ? AND is_current ORDER BY user_id"
         )
         return await self._database.read(
-            lambda connection: [_membership_of(row) for row in connection.execute(query, (conversation_id,))]
+            lambda connection: {
+                each: [_membership_of(row) for row in connection.execute(query, (each,))] for each in conversation_ids
+            }
         )
 
     async def add_member(
