@@ -29,7 +29,8 @@ _MAX_BATCH = 500
 _MAX_WAITING = 5_000
 # Nobody waits for it, and each write costs the database as much as a batch of messages: gather between two batches.
 _PACE_S = 0.2
-_SWEEP_EVERY_S = 2.5
+# With the queue's reconnection and the grace (2 s each) it leaves room for the work within the 10 s of failures.md.
+_SWEEP_EVERY_S = 1.0
 # After an outage of the queue the replicas that live tell what they hold themselves; only then is swept.
 _ROUNDS_AFTER_OUTAGE = 2
 # Old enough that whoever wrote the entry has had its chance.

@@ -1,4 +1,4 @@
-"""@stomp/stompjs in Node, as a StompClient. js/driver.mjs is the other end of the pipe."""
+"""@stomp/stompjs in Node, as a StompClient, alone or over sockjs-client. js/driver.mjs is the other end of the pipe."""
 
 import asyncio
 import json
@@ -52,6 +52,8 @@ class StompJs:
         self.heartbeats_received = 0
         self.heartbeats_sent = 0
         self.unhandled: list[Frame] = []
+        self.close_codes: list[int] = []
+        self._comes_back = False
         self._process = process
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = count(1)
@@ -75,11 +77,17 @@ class StompJs:
         version: str | None,
         headers: Mapping[str, str],
         heartbeat: Heartbeat = NO_HEARTBEAT,
+        sockjs: str | None = None,
+        reconnect_ms: int = 0,
     ) -> Frame:
-        """`version` None: all that the library knows, as by default."""
+        """`version` None: all that the library knows, as by default. `sockjs` names the transport to use instead of a
+        WebSocket. `reconnect_ms` 0: a connection that ends is the end; otherwise the library comes back by itself."""
+        self._comes_back = reconnect_ms > 0
         await self._call(
             "connect",
-            url=f"{base_url.replace('http', 'ws', 1)}/ws",
+            url=f"{base_url}/sockjs" if sockjs else f"{base_url.replace('http', 'ws', 1)}/ws",
+            sockjs=sockjs,
+            reconnectDelay=reconnect_ms,
             versions=None if version is None else [version],
             headers=headers,
             heartbeatOutgoing=heartbeat.outgoing_ms,
@@ -167,7 +175,9 @@ class StompJs:
             case "heartbeat-sent":
                 self.heartbeats_sent += 1
             case "closed":
-                self.inbox.close(told["code"], told["reason"])
+                self.close_codes.append(told["code"])
+                if not self._comes_back:
+                    self.inbox.close(told["code"], told["reason"])
 
 
 def _frame(told: dict[str, Any]) -> Frame:

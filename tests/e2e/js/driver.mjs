@@ -1,12 +1,13 @@
 // One @stomp/stompjs client, driven over stdin and stdout: one JSON object on each line.
 //
-// Owns the wiring and nothing else: what goes over the WebSocket, and what is made of what comes back, is the
-// library's doing. A command is `{"id", "op", ...}` and is answered by `{"reply": id, "ok"}`; what happens on the
+// Owns the wiring and nothing else: what goes over the WebSocket, or over the SockJS transport that a command names,
+// and what is made of what comes back, is the libraries' doing. A command is `{"id", "op", ...}` and is answered by `{"reply": id, "ok"}`; what happens on the
 // connection is told as `{"event", ...}`. stompjs.py is the other end.
 
 import { createInterface } from "node:readline";
 
 import { Client, Versions } from "@stomp/stompjs";
+import SockJS from "sockjs-client";
 import { WebSocket } from "ws";
 
 globalThis.WebSocket = WebSocket; // Node 20 has none of its own
@@ -31,14 +32,14 @@ function watchReceipt(headers) {
 }
 
 const operations = {
-  connect({ url, versions, headers, heartbeatOutgoing, heartbeatIncoming }) {
+  connect({ url, sockjs, versions, headers, heartbeatOutgoing, heartbeatIncoming, reconnectDelay }) {
     client.configure({
-      brokerURL: url,
+      ...(sockjs ? { webSocketFactory: () => new SockJS(url, null, { transports: sockjs }) } : { brokerURL: url }),
       ...(versions ? { stompVersions: new Versions(versions) } : {}),
       connectHeaders: headers,
       heartbeatOutgoing,
       heartbeatIncoming,
-      reconnectDelay: 0, // a test says itself when to come back
+      reconnectDelay,
       debug: (text) => text === ">>> PING" && tell({ event: "heartbeat-sent" }),
       onConnect: (frame) => tellFrame("frame", frame),
       onStompError: (frame) => tellFrame("frame", frame),

@@ -149,6 +149,16 @@ async def test_who_writes_has_read_up_to_his_own_message(world: World) -> None:
     await eventually(lambda: {"gc/read/alice/3", "gc/read/bob/2"} <= set(world.jobs.published))
 
 
+async def test_who_wrote_all_that_he_has_read_by_writing_is_not_told_of(world: World) -> None:
+    await world.last_read.record({Member(C, ALICE): Seq(1)})
+    await world.commit(said(1, BOB), entry_id="earlier")
+    await world.start()
+    world.followup.committed(await world.commit(said(2), said(3), said(4, BOB), entry_id="e1"))
+    await eventually(lambda: "gc/read/bob/4" in world.jobs.published)
+    assert "gc/read/alice/3" not in world.jobs.published
+    assert await world.watermarks(ALICE) == Watermarks(Seq(3), Seq(3))
+
+
 async def test_what_cannot_be_written_is_left_to_the_sweeper_and_told_to_nobody_yet(world: World) -> None:
     await world.start()
     world.store.is_away = True

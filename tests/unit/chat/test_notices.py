@@ -1,7 +1,7 @@
 """What notify is told, of whom and when; and that nothing is lost while it cannot be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from services.chat.model import (
     WatermarkKind,
 )
 from services.chat.notices import MessageNotice, Notice, Notices, ReadNotice, Recipient
-from services.chat.store import OutboxEntry
+from services.chat.store import Membership, OutboxEntry
 from services.chat.store.sqlite import SqliteStore
 from services.runtime.clock import SystemClock
 from services.runtime.metrics import Metrics
@@ -37,9 +37,16 @@ EDGE = "a stream"
 
 
 class Store(SqliteStore):
-    """The SQLite store; deleting entries fails while `is_away`."""
+    """The SQLite store; deleting entries fails while `is_away`. Counts how often members are read."""
 
     is_away = False
+    members_read = 0
+
+    async def read_memberships_of(
+        self, conversation_ids: Collection[ConversationId]
+    ) -> Mapping[ConversationId, Sequence[Membership]]:
+        self.members_read += 1
+        return await super().read_memberships_of(conversation_ids)
 
     async def delete_entries(self, entry_ids: Sequence[str]) -> None:
         if self.is_away:
@@ -142,6 +149,14 @@ async def test_where_nobody_has_to_be_told_nothing_is_published(world: World) ->
     await world.store.move_watermarks([(D, user, WatermarkKind.SEEN, Seq(1)) for user in (BOB, CAROL)])
     await world.notices.publish([said(1, conversation=D)])
     assert world.jobs.published == []
+
+
+async def test_where_all_the_others_attend_the_store_is_not_asked(world: World) -> None:
+    world.attend(BOB, CAROL)
+    await world.notices.publish([said(1)])  # looks who is a member
+    read = world.store.members_read
+    await world.notices.publish([said(2)])
+    assert world.store.members_read == read
 
 
 async def test_who_left_is_not_told_and_who_came_is(world: World) -> None:

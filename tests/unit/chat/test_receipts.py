@@ -129,7 +129,8 @@ async def test_a_delivery_is_told_to_the_watchers_and_to_nobody_else(world: Worl
 async def test_what_is_behind_is_no_news(world: World) -> None:
     await world.move(BOB, SEEN, 6)
     world.announced.clear()
-    assert await world.move(BOB, DELIVERED, 5) is None
+    for seq in (5, 6):
+        assert await world.move(BOB, DELIVERED, seq) is None
     assert await world.watermarks(BOB) == Watermarks(Seq(6), Seq(6))
     assert world.announced == []
 

@@ -173,6 +173,17 @@ async def test_who_comes_back_is_not_elsewhere_because_he_was(world: World) -> N
     assert world.users.find_only(BOB) is session
 
 
+async def test_a_word_that_comes_late_is_not_kept_of_who_has_left(world: World) -> None:
+    session = world.connect()
+    one, other = world.calls
+    world.users.leave(session)
+    world.notifications.elsewhere(one, BOB, elsewhere=True)
+    world.users.enter(session)
+    world.notifications.elsewhere(other, BOB, elsewhere=False)
+    assert world.users.find_only(BOB) is session
+    assert not world.notifications._elsewhere
+
+
 # ---- What users are told.
 
 

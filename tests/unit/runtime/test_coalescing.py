@@ -209,12 +209,12 @@ async def test_what_was_under_way_when_it_stopped_goes_again(make: Make, target:
     target.gate.clear()
     coalescer.put("a", 1)
     await eventually(lambda: target.batches)
-    coalescer.put("a", 2)
+    coalescer.put("b", 2)
     stopping = asyncio.create_task(coalescer.stop())
     await eventually(lambda: len(target.batches) == 2)
     target.gate.set()
     await stopping
-    assert target.batches == [{"a": 1}, {"a": 2}]
+    assert target.batches == [{"a": 1}, {"a": 1, "b": 2}]
     assert coalescer.waiting == 0
 
 
