@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from edge.errors import BadRequest
 from edge.model import UserId
 from edge.presence import EdgePresence, PresenceListener
 from services.runtime.coalescing import Coalescer
@@ -96,20 +97,26 @@ class Contacts:
     ) -> None:
         try:
             contacts = await self._chat.list_contacts(user_id)
+            if listener not in self._listeners:
+                raise BadRequest(problem="unsubscribed before the subscription was live")
         except ServiceError as error:
-            if listener in self._listeners:
-                self.unsubscribe(listener)
-                done(error)
+            self.unsubscribe(listener)
+            done(error)
             return
-        if listener in self._listeners:
-            self._presence.subscribe(user_id, contacts, listener)
-            done(None)
+        self._presence.subscribe(user_id, contacts, listener)
+        done(None)
 
     async def _read_again(self, stale: Mapping[UserId, bool]) -> None:
         listening = [user_id for user_id in stale if self._presence.is_listening(user_id)]
-        found = await asyncio.gather(*(self._chat.list_contacts(user_id) for user_id in listening))
-        for user_id, contacts in zip(listening, found, strict=True):
-            self._presence.contacts_changed(user_id, contacts)
+        reading = (self._chat.list_contacts(user_id) for user_id in listening)
+        failure: BaseException | None = None
+        for user_id, found in zip(listening, await asyncio.gather(*reading, return_exceptions=True), strict=True):
+            if isinstance(found, BaseException):
+                failure = found
+            else:
+                self._presence.contacts_changed(user_id, found)
+        if failure is not None:  # all of them again; what was read holds meanwhile
+            raise failure
 
 
 def _either(known: bool, later: bool) -> bool:

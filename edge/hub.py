@@ -126,6 +126,8 @@ class _Topic:
     watches: dict[int, _Watch] = field(default_factory=dict)
     # The id of the watch that repairs a break; live messages wait for it (it will bring them).
     repairing: int | None = None
+    # How far each member has come, as it was told: two for each member.
+    told: dict[tuple[UserId, WatermarkKind], Seq] = field(default_factory=dict)
 
 
 class HubListener(Protocol):
@@ -261,6 +263,9 @@ class Hub:
     def status(
         self, conversation_id: ConversationId, user_id: UserId, kind: WatermarkKind, seq: Seq, at_ms: int
     ) -> None:
+        topic = self._topics.get(conversation_id)
+        if topic is None or not _goes_on(topic, user_id, kind, seq):
+            return
         message_id = f"{conversation_id}-{seq:010d}"
         body = {
             "event": "status",
@@ -273,8 +278,7 @@ class Hub:
         }
         event_id = f"{message_id}.{kind.value}.{user_id}"
         self._tell(conversation_id, EncodedEvent(conversation_id, event_id, orjson.dumps(body), droppable=False), None)
-        topic = self._topics.get(conversation_id)
-        if kind is WatermarkKind.SEEN and topic is not None and self._listener is not None:
+        if kind is WatermarkKind.SEEN and self._listener is not None:
             self._listener.seen(conversation_id, user_id, seq, max(seq, topic.last or seq))
 
     def typing(self, conversation_id: ConversationId, user_id: UserId, *, typing: bool) -> None:
@@ -356,6 +360,18 @@ class Hub:
             return
         del self._topics[topic.conversation_id]
         self.upstream.unwatch(topic.conversation_id)
+
+
+def _goes_on(topic: _Topic, user_id: UserId, kind: WatermarkKind, seq: Seq) -> bool:
+    """Notes how far the member has come. False: less than was told of him. Two replicas that both move his watermark
+    tell of it in any order; and what is seen is no longer delivered only."""
+    told = topic.told.get((user_id, WatermarkKind.SEEN), 0)
+    if kind is WatermarkKind.DELIVERED:
+        told = max(told, topic.told.get((user_id, kind), 0))
+    if seq < told:
+        return False
+    topic.told[user_id, kind] = seq
+    return True
 
 
 def _removed() -> Forbidden:

@@ -36,6 +36,8 @@ class Notifications:
         self._attached: set[UserId] = set()
         # Who says of a user that he is connected elsewhere too.
         self._elsewhere: dict[UserId, set[NotificationCall]] = {}
+        # How far each user who is connected here has read, as he was told.
+        self._read: dict[UserId, dict[ConversationId, Seq]] = {}
         self._streams: ReplicaStreams[NotificationCall] = ReplicaStreams(
             "notifications", replicas, tasks, make=self._make_call, run=self._run, lost=self._stream_lost
         )
@@ -92,6 +94,13 @@ class Notifications:
     # ---- Inside.
 
     def _tell_unread(self, user_id: UserId, event: UnreadChanged) -> None:
+        """Jobs of one user come over several replicas, in any order: what is behind what he knows is dropped."""
+        if user_id not in self._attached:
+            return
+        read = self._read.setdefault(user_id, {})
+        if event.read_seq < read.get(event.conversation_id, 0):
+            return
+        read[event.conversation_id] = event.read_seq
         body = {
             "event": "unread",
             "conversationId": event.conversation_id,
@@ -112,12 +121,14 @@ class Notifications:
         else:
             self._attached.discard(user_id)
             self._elsewhere.pop(user_id, None)
+            self._read.pop(user_id, None)
         for call in self._streams.calls:
             call.attach(user_id, attached=is_connected)
 
     def _replicas_changed(self) -> None:
         self._streams.open_all()
-        self._streams.close_gone()
+        for call in self._streams.close_gone():
+            self._forget_words_of(call)
 
     def _make_call(self, replica: Replica) -> NotificationCall:
         call = NotificationCall(self._client.stub(replica))
@@ -128,10 +139,13 @@ class Notifications:
         await call.run(self)
 
     def _stream_lost(self, _: Replica, call: NotificationCall) -> None:
-        for user_id in [user_id for user_id, said in self._elsewhere.items() if call in said]:
-            self.elsewhere(call, user_id, elsewhere=False)
+        self._forget_words_of(call)
         call.forget()
         self._attach_all(call)
+
+    def _forget_words_of(self, call: NotificationCall) -> None:
+        for user_id in [user_id for user_id, said in self._elsewhere.items() if call in said]:
+            self.elsewhere(call, user_id, elsewhere=False)
 
     def _attach_all(self, call: NotificationCall) -> None:
         for user_id in self._attached:

@@ -272,7 +272,8 @@ class Session:
             if error is None:
                 reply.done()
             else:
-                self._subscriptions.pop(presence.id, None)
+                if self._subscriptions.get(presence.id) is presence:
+                    del self._subscriptions[presence.id]
                 reply.refused(error)
 
         return done

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from edge.replicas import Replica, Replicas
@@ -72,10 +72,12 @@ class ReplicaStreams(Generic[Call]):
         for replica in self._replicas.up:
             self.open(replica)
 
-    def close_gone(self) -> None:
-        """Those of replicas that are not up."""
-        for replica in [replica for replica in self._streams if not replica.is_up]:
-            self._streams.pop(replica)[1].cancel()
+    def close_gone(self) -> Sequence[Call]:
+        """Those of replicas that are not up; of these nothing more is heard."""
+        gone = [self._streams.pop(replica) for replica in list(self._streams) if not replica.is_up]
+        for _, task in gone:
+            task.cancel()
+        return [call for call, _ in gone]
 
     async def stop(self) -> None:
         tasks = [task for _, task in self._streams.values()]

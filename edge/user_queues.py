@@ -57,18 +57,17 @@ class PresenceSubscription:
         self.id = id_
 
     def presence(self, presences: Sequence[Presence]) -> None:
-        if self._held or self._listener.is_slow:
+        for presence in presences:
+            if not self._held and not self._listener.is_slow:
+                self._tell(presence)
+                continue
             if not self._held:
                 self._listener.is_behind(self)
-            self._held.update((presence.user_id, presence) for presence in presences)
-            return
-        for presence in presences:
-            self._tell(presence)
+            self._held[presence.user_id] = presence
 
     def catch_up(self) -> None:
         held, self._held = self._held, {}
-        for presence in held.values():
-            self._tell(presence)
+        self.presence(tuple(held.values()))
 
     def _tell(self, presence: Presence) -> None:
         self._next_event += 1

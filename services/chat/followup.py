@@ -24,7 +24,7 @@ from services.runtime.log import logger
 from services.runtime.metrics import Metrics
 
 # Commits whose consequences are written together; they merge per conversation, so more is cheaper.
-_MAX_BATCH = 500
+_MAX_BATCH = 200
 # Beyond this the entries are left to the sweeper.
 _MAX_WAITING = 5_000
 # Nobody waits for it, and each write costs the database as much as a batch of messages: gather between two batches.

@@ -28,9 +28,10 @@ from services.runtime.coalescing import Coalescer
 from services.runtime.errors import ServiceError
 from services.runtime.log import logger
 from services.runtime.metrics import Metrics
+from services.runtime.tasks import is_being_cancelled
 
 # Commits taken together; more only makes the queue's confirms come in larger waves.
-_MAX_COMMITS = 500
+_MAX_COMMITS = 200
 # Messages that wait while the queue is away, at most 16 KiB each; beyond it their entries are left to the sweeper.
 _MAX_WAITING_MESSAGES = 20_000
 _MAX_WAITING_READS = 50_000
@@ -222,7 +223,9 @@ class Notices:
             return False
         except asyncio.CancelledError:  # whether they were told is not known
             self._waiting.extendleft(reversed(commits))
-            raise
+            if is_being_cancelled():
+                raise
+            return False
         except Exception:  # a bug: the sweeper meets it again, more slowly
             _log.exception("notices_failed", messages=sum(len(commit.messages) for commit in commits))
         self._waiting_messages -= sum(len(commit.messages) for commit in commits)

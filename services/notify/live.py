@@ -82,6 +82,8 @@ class LiveHub:
             if stream not in streams:
                 streams.add(stream)
                 self._tell_elsewhere(user_id, streams, came=stream)
+            elif len(streams) > 1:  # he left it and came back at once, and it has forgotten what it was told
+                stream.push(Elsewhere(user_id, elsewhere=True))
 
     def detach(self, stream: LiveStream, user_ids: Iterable[UserId]) -> None:
         for user_id in user_ids:

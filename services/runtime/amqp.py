@@ -18,6 +18,7 @@ from yarl import URL
 
 from services.runtime.errors import Unavailable
 from services.runtime.log import logger
+from services.runtime.tasks import is_being_cancelled
 
 Link = TypeVar("Link")
 
@@ -99,7 +100,7 @@ class AmqpKeeper(Generic[Link]):
                 _log.warning("queue_disconnected", connection=self._name)
             except asyncio.CancelledError:
                 # aiormq also raises it into what waits on a connection that ends.
-                if _is_cancelled():
+                if is_being_cancelled():
                     raise
             except MISFORTUNES as error:
                 kind = type(error).__name__
@@ -136,11 +137,6 @@ def translated(unavailable: Callable[[], Unavailable]) -> Iterator[None]:
     except MISFORTUNES as error:
         raise unavailable() from error
     except asyncio.CancelledError as error:
-        if _is_cancelled():
+        if is_being_cancelled():
             raise
         raise unavailable() from error
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and bool(task.cancelling())

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from services.runtime.errors import ServiceError
 from services.runtime.log import logger
+from services.runtime.tasks import is_being_cancelled
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -103,9 +104,11 @@ class Coalescer(Generic[Key, Value]):
         except ServiceError:
             self._put_back(batch)
             return False
-        except asyncio.CancelledError:  # whether it arrived is not known; it goes again with the last words
+        except asyncio.CancelledError:  # whether it arrived is not known
             self._put_back(batch)
-            raise
+            if is_being_cancelled():
+                raise
+            return False
         except Exception:  # a bug: the same again would fail again
             _log.exception("coalesced_dropped", name=self._name, items=len(batch))
         return True

@@ -57,9 +57,10 @@ class Targets:
             ServiceError: the last address's refusal or failure.
         """
         failure: ServiceError = NoTarget(service=self._service)
-        for _ in self._replicas:
-            replica = self._replicas[self._next % len(self._replicas)]
-            self._next += 1
+        first = self._next
+        self._next += 1
+        for number in range(first, first + len(self._replicas)):
+            replica = self._replicas[number % len(self._replicas)]
             rpc: grpc.aio.UnaryUnaryMultiCallable[Request, Response] = replica.channel.unary_unary(
                 f"/{self._service}/{method}", request_serializer=encode, response_deserializer=decode
             )

@@ -9,6 +9,12 @@ from structlog.typing import FilteringBoundLogger
 from services.runtime import log as runtime_log
 
 
+def is_being_cancelled() -> bool:
+    """Whether a CancelledError in this task means this task: libraries also raise it into what waits on them."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
+
+
 class Tasks:
     """A set of running tasks. One that ends by itself is done; one that raises is logged and is the
     `failure`.

@@ -140,7 +140,7 @@ class Conversations(Protocol):
     async def read_memberships_of(
         self, conversation_ids: Collection[ConversationId]
     ) -> Mapping[ConversationId, Sequence[Membership]]:
-        """The same of several (at most 1,000) in one round trip; every id asked for is a key."""
+        """The same of several in one round trip; every id asked for is a key."""
 
     async def add_member(
         self, conversation_id: ConversationId, user_id: UserId, *, read_seq: Seq, max_members: int
@@ -174,7 +174,7 @@ class Conversations(Protocol):
     async def move_watermarks(
         self, moves: Sequence[tuple[ConversationId, UserId, WatermarkKind, Seq]]
     ) -> Sequence[Watermarks | None]:
-        """Moves watermarks forwards, never back; SEEN moves both. At most 1,000; durable when this returns.
+        """Moves watermarks forwards, never back; SEEN moves both. Durable when this returns.
 
         Answers for each move, in order, with the member's watermarks after all of them; None: not a member.
         """

@@ -123,6 +123,49 @@ async def test_members_are_read_sorted_with_how_far_each_has_come(store: Store) 
     ]
 
 
+async def test_the_members_of_several_conversations_are_read_together_as_each_would_be_alone(store: Store) -> None:
+    await store.create(group(ROOM, CID, ANN, BOB))
+    await store.create(group(OTHER_ROOM, BOB, ANN))
+    for room in (ROOM, OTHER_ROOM):
+        await store.append(messages(1, 5, room), None)
+    await store.move_watermarks([(ROOM, BOB, SEEN, Seq(3)), (OTHER_ROOM, BOB, DELIVERED, Seq(4))])
+    await store.set_muted(OTHER_ROOM, ANN, muted=True)
+    await store.remove_member(ROOM, CID)
+
+    read = await store.read_memberships_of({ROOM, OTHER_ROOM})
+
+    assert read == {
+        ROOM: [Membership(ANN, NOBODY_READ, muted=False), Membership(BOB, Watermarks(Seq(3), Seq(3)), muted=False)],
+        OTHER_ROOM: [
+            Membership(ANN, NOBODY_READ, muted=True),
+            Membership(BOB, Watermarks(Seq(4), Seq(0)), muted=False),
+        ],
+    }
+    assert [read[room] for room in (ROOM, OTHER_ROOM)] == [
+        await store.read_memberships(room) for room in (ROOM, OTHER_ROOM)
+    ]
+
+
+async def test_of_several_conversations_each_is_answered_also_where_nobody_is_in_it(store: Store) -> None:
+    await store.create(group(ROOM, ANN))
+    await store.remove_member(ROOM, ANN)
+
+    read = await store.read_memberships_of([ROOM, OTHER_ROOM, ROOM])
+
+    assert {room: list(members) for room, members in read.items()} == {ROOM: [], OTHER_ROOM: []}
+    assert await store.read_memberships_of([]) == {}
+
+
+async def test_the_members_of_a_thousand_conversations_are_read_at_once(store: Store) -> None:
+    rooms = [ConversationId(f"g{number}") for number in range(1_000)]
+    await asyncio.gather(*(store.create(group(room, ANN, BOB)) for room in rooms[:100]))
+
+    read = await store.read_memberships_of(rooms)
+
+    assert list(read) == rooms
+    assert [len(read[room]) for room in rooms] == [2] * 100 + [0] * 900
+
+
 # ---- Members come and go.
 
 

@@ -261,6 +261,24 @@ def test_typing_is_not_told_to_whoever_types(chat: Chat) -> None:
     assert (len(bob.events), len(carol.events)) == (1, 2)
 
 
+def test_a_status_that_another_replica_tells_late_takes_nobody_back(chat: Chat) -> None:
+    bob = subscribe(chat)
+    chat.answer()
+    dan = UserId("dan")
+    for kind, seq in (
+        (WatermarkKind.DELIVERED, 3),
+        (WatermarkKind.DELIVERED, 2),
+        (WatermarkKind.SEEN, 2),
+        (WatermarkKind.SEEN, 5),
+        (WatermarkKind.SEEN, 4),
+        (WatermarkKind.DELIVERED, 4),
+        (WatermarkKind.DELIVERED, 6),
+    ):
+        chat.hub.status(C, dan, kind, Seq(seq), 0)
+    chat.hub.status(C, UserId("eve"), WatermarkKind.SEEN, Seq(1), 0)
+    assert len(bob.events) == 5
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_whatever_happens_upstream_every_subscription_sees_one_gapless_sequence(chat: Chat, seed: int) -> None:
     rng = random.Random(seed)

@@ -215,6 +215,13 @@ async def test_an_unread_count_is_told_on_every_connection(world: World) -> None
         assert body == {"event": "unread", "conversationId": "gc", "unreadCount": 2, "readSeq": 5}
 
 
+async def test_an_unread_count_that_comes_late_takes_nobody_back(world: World) -> None:
+    session = world.connect()
+    for conversation_id, read_seq in ((C, 7), (C, 5), (D, 5), (C, 7), (C, 8)):
+        world.notifications.unread_changed(BOB, UnreadChanged(conversation_id, 10 - read_seq, Seq(read_seq)))
+    assert [(body["conversationId"], body["readSeq"]) for _, body in told(session)] == [(C, 7), (D, 5), (C, 7), (C, 8)]
+
+
 async def test_what_comes_for_who_is_gone_is_told_to_nobody(world: World) -> None:
     session = world.connect()
     world.users.leave(session)
