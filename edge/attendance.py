@@ -1,7 +1,8 @@
 """Which users see the messages of a conversation arrive wherever they are connected, told to chat as it changes.
 
 That is who has one connection in all, and watches the conversation on it. Chat then need not have him notified; whoever
-is not known to attend is notified, so a wrong word here costs a notification too many, for as long as news travel.
+is not known to attend is notified. For the milliseconds that news travel, a word that holds no more costs a notification
+too many, or one on a connection that has just been opened: what is unread it learns when it reads its conversations.
 """
 
 from collections import defaultdict

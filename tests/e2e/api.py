@@ -118,6 +118,20 @@ class Api:
     async def remove_member(self, caller: User, conversation: str, user_id: str) -> Answer:
         return await self.call("DELETE", f"/conversations/{conversation}/members/{user_id}", token=caller.token)
 
+    async def read(self, caller: User, conversation: str, message_id: str) -> None:
+        path = f"/conversations/{conversation}/read"
+        (await self.call("POST", path, token=caller.token, json={"messageId": message_id})).must_be(204)
+
+    async def view(self, caller: User, conversation: str) -> Json:
+        """The conversation as its member sees it in his list."""
+        listed = (await self.call("GET", "/conversations", token=caller.token)).must_be(200)["conversations"]
+        return next(each for each in listed if each["conversationId"] == conversation)
+
+    async def presence(self, caller: User, *user_ids: str) -> list[Json]:
+        query = "&".join(f"userId={user_id}" for user_id in user_ids)
+        answer = await self.call("GET", f"/presence?{query}", token=caller.token)
+        return list(answer.must_be(200)["presence"])
+
 
 def fresh_user_id(name: str) -> str:
     """A user id that no other test has."""

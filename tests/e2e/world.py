@@ -1,7 +1,7 @@
 """The people, conversations and connections of one test, over whichever deployment it runs on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from itertools import count
 
@@ -13,6 +13,8 @@ from tests.e2e.frames import Frame, a
 from tests.e2e.raw import RawClient
 
 ERRORS = "/user/queue/errors"
+NOTIFICATIONS = "/user/queue/notifications"
+PRESENCE = "/topic/presence"
 
 
 def topic(conversation: str) -> str:
@@ -26,6 +28,10 @@ class World:
         self.deployment = deployment
         self.http = http
         self._closing = closing
+
+    def close_at_end(self, close: Callable[[], Awaitable[object]]) -> None:
+        """Await `close` once the test is over."""
+        self._closing.push_async_callback(close)
 
     def edge(self, number: int = 0) -> str:
         """The base URL of an edge; numbers wrap around where there are fewer."""
@@ -45,12 +51,16 @@ class World:
         answer = await self.api().create(owner, [other.user_id for other in others])
         return ConversationId(answer.must_be(201)["conversationId"])
 
+    async def direct(self, one: User, other: User) -> ConversationId:
+        answer = await self.api().create(one, [other.user_id], type="direct")
+        return ConversationId(answer.must_be(201)["conversationId"])
+
     async def socket(
         self, edge: int = 0, *, version: str = "1.2", name: str = "raw client", **options: object
     ) -> RawClient:
         """An open WebSocket over which nothing has been said."""
         client = await RawClient.open(self.http, self.edge(edge), version=version, name=name, **options)  # type: ignore[arg-type] # handed on
-        self._closing.push_async_callback(client.close)
+        self.close_at_end(client.close)
         return client
 
     async def connect(self, user: User, edge: int = 0, *, version: str = "1.2", errors: bool = False) -> "Connection":
