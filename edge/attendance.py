@@ -1,8 +1,9 @@
 """Which users see the messages of a conversation arrive wherever they are connected, told to chat as it changes.
 
-That is who has one connection in all, and watches the conversation on it. Chat then need not have him notified; whoever
-is not known to attend is notified. For the milliseconds that news travel, a word that holds no more costs a notification
-too many, or one on a connection that has just been opened: what is unread it learns when it reads its conversations.
+That is who has one connection in all, and watches the conversation on it. Chat then need not have him notified;
+whoever is not known to attend is notified. For the milliseconds that news travel, a word that holds no more costs a
+notification too many, or one on a connection that was opened just now, which learns what is unread when it reads its
+conversations.
 """
 
 from collections import defaultdict

@@ -8,7 +8,7 @@ again what a dead replica (this one's predecessor, say) left. Every step is idem
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from services.chat.activity import Activity
 from services.chat.errors import JobsUnavailable, StoreUnavailable
@@ -36,8 +36,8 @@ _ROUNDS_AFTER_OUTAGE = 2
 # Old enough that whoever wrote the entry has had its chance.
 _SWEEP_AGE_MS = 15_000
 _SWEEP_LIMIT = 500
-# One by one, what a second of load leaves takes the sweeper seconds; each may name messages of 4 MiB.
-_SWEEP_TOGETHER = 20
+# Messages that are read together, at most 16 KiB each: entry by entry, what a second of load left takes seconds.
+_SWEEP_TOGETHER = 100
 _PAGE = 500
 
 _log = logger(__name__)
@@ -136,7 +136,7 @@ class FollowUp:
         while True:
             rounds = rounds + 1 if self._jobs.is_connected else 0
             try:
-                while rounds >= _ROUNDS_AFTER_OUTAGE and await self._sweep() == _SWEEP_LIMIT:
+                while rounds >= _ROUNDS_AFTER_OUTAGE and await self._sweep():
                     pass
             except (StoreUnavailable, JobsUnavailable):
                 pass  # tried again below
@@ -144,16 +144,17 @@ class FollowUp:
                 _log.exception("sweep_failed")
             await asyncio.sleep(_SWEEP_EVERY_S)
 
-    async def _sweep(self) -> int:
+    async def _sweep(self) -> bool:
+        """Whether there is more to find at once."""
         entries = await self._store.read_entries(
             created_before_ms=self._clock.time_ms() - _SWEEP_AGE_MS, limit=_SWEEP_LIMIT
         )
         swept = [entry for entry in entries if not self._notices.holds(entry.entry_id)]
-        for first in range(0, len(swept), _SWEEP_TOGETHER):
-            await self._finish(swept[first : first + _SWEEP_TOGETHER])
+        for portion in _portions(swept):
+            await self._finish(portion)
         if swept:
             _log.info("outbox_swept", entries=len(swept))
-        return len(swept)
+        return bool(swept) and len(entries) == _SWEEP_LIMIT
 
     async def _finish(self, entries: Sequence[OutboxEntry]) -> None:
         named = await asyncio.gather(*map(self._read_named, entries))
@@ -169,6 +170,20 @@ class FollowUp:
             page = await self._store.read_after(conversation_id, Seq(first - 1), limit=min(_PAGE, last - first + 1))
             messages.extend(message for message in page if message.seq <= last)
         return messages
+
+
+def _portions(entries: Iterable[OutboxEntry]) -> Iterator[Sequence[OutboxEntry]]:
+    """Entries that name some `_SWEEP_TOGETHER` messages; the last of each may take it over that."""
+    portion: list[OutboxEntry] = []
+    messages = 0
+    for entry in entries:
+        portion.append(entry)
+        messages += sum(last - first + 1 for _, first, last in entry.ranges)
+        if messages >= _SWEEP_TOGETHER:
+            yield portion
+            portion, messages = [], 0
+    if portion:
+        yield portion
 
 
 def _is_all_own(seqs: Collection[Seq], read_before: Seq | None) -> bool:

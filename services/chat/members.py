@@ -88,6 +88,7 @@ class Members:
         loading = self._loading.get(conversation_id)
         if loading is None:  # one look-up for all who ask at once
             loading = asyncio.create_task(self._read_store(conversation_id))
+            loading.add_done_callback(_heard)
             self._loading[conversation_id] = loading
         return await asyncio.shield(loading)
 
@@ -105,3 +106,9 @@ class Members:
         finally:
             if self._loading.get(conversation_id) is this:
                 del self._loading[conversation_id]
+
+
+def _heard(loading: "asyncio.Task[frozenset[UserId]]") -> None:
+    """A failure is told to those who wait; where all of them have gone away meanwhile, to nobody."""
+    if not loading.cancelled():
+        loading.exception()

@@ -25,13 +25,14 @@ from services.chat.events import (
     MembersChanged,
     MessagesPassed,
     Replayed,
+    StatusMoved,
     TopicEvent,
     WatchRefused,
 )
 from services.chat.followers import Followers
 from services.chat.members import Members
 from services.chat.messages import Commit
-from services.chat.model import ConversationId, Message, Seq, UserId
+from services.chat.model import ConversationId, Message, Seq, UserId, WatermarkKind
 from services.chat.store import MessageLog
 from services.chat.streams import TopicStream
 from services.runtime.errors import ServiceError
@@ -77,6 +78,7 @@ class _Topic:
         "opening",
         "recent",
         "recent_bytes",
+        "told",
         "watchers",
     )
 
@@ -87,6 +89,8 @@ class _Topic:
         self.early: dict[int, Message] = {}
         self.recent: deque[Message] = deque()
         self.recent_bytes = 0
+        # How far each member's watermarks were told to be; at most two for each member.
+        self.told: dict[tuple[UserId, WatermarkKind], Seq] = {}
         self.watchers: dict[TopicStream, None] = {}
         self.joining: Counter[TopicStream] = Counter()
         self.opening: asyncio.Task[None] | None = None
@@ -98,6 +102,13 @@ class _Topic:
             self.recent_bytes += len(message.content) + _RECENT_OVERHEAD_BYTES
         while self.recent_bytes > _RECENT_BYTES:
             self.recent_bytes -= len(self.recent.popleft().content) + _RECENT_OVERHEAD_BYTES
+
+    def is_news(self, moved: StatusMoved) -> bool:
+        """Whether it goes further than what was told: two replicas may tell of one member in the other order."""
+        if moved.seq <= self.told.get((moved.user_id, moved.kind), 0):
+            return False
+        self.told[moved.user_id, moved.kind] = moved.seq
+        return True
 
     def find_recent(self, after: int) -> Sequence[Message]:
         """At most a page of what follows `after`; empty where that is not kept here."""
@@ -287,7 +298,7 @@ class Topics:
         topic = self._topics.get(event.conversation_id)
         if isinstance(event, MemberRemoved):
             self._members.forget(event.conversation_id)
-        if topic is None:
+        if topic is None or (isinstance(event, StatusMoved) and not topic.is_news(event)):
             return
         streams = topic.watchers.keys() | topic.joining.keys() if isinstance(event, MemberRemoved) else topic.watchers
         for stream in streams:
@@ -325,6 +336,8 @@ class Topics:
         """Pushes what the watch has missed; when it returns, nothing lies between that and the topic's next event."""
         assert topic.last is not None
         after = topic.last if watch.after_seq is None else watch.after_seq
+        if after > topic.last:
+            await self._catch_up(topic, after)
         while after < topic.last:
             page: Sequence[Message] = topic.find_recent(after)
             source = "recent"
@@ -341,6 +354,15 @@ class Topics:
             after = page[-1].seq
             await stream.room()
         return topic.last
+
+    async def _catch_up(self, topic: _Topic, after: Seq) -> None:
+        """Somebody has had more than was passed on here: the hints of it were lost, or he is beyond the head."""
+        assert topic.last is not None
+        head = await self._store.find_head(topic.conversation_id)
+        while topic.last < min(after, head):
+            self._fill(topic)
+            if topic.filling is not None:
+                await asyncio.wait((topic.filling,))
 
     def _fill(self, topic: _Topic) -> None:
         if topic.filling is None and topic.last is not None:

@@ -13,7 +13,7 @@ class FakeJobs:
         self.published: list[str] = []
         self.tries = 0
         self.is_connected = True
-        self.bug: Exception | None = None
+        self.bug: BaseException | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 

@@ -265,6 +265,17 @@ async def test_a_bug_leaves_its_messages_to_the_sweeper_and_stops_nothing(world:
     assert await world.entries() == ["e1"]
 
 
+async def test_a_cancellation_that_comes_out_of_the_queue_is_a_failure_like_any_and_loses_nothing(
+    world: World,
+) -> None:
+    await world.notices.start()
+    world.jobs.bug = asyncio.CancelledError("as libraries raise it where their connection ends")
+    world.notices.committed([await world.commit(said(1), entry_id="e1")])
+    await eventually(lambda: not world.notices.holds("e1"))
+    assert (world.jobs.tries, world.jobs.published) == (2, ["gc 1"])
+    assert await world.entries() == []
+
+
 async def test_stopping_tells_what_waits(world: World) -> None:
     await world.notices.start()
     world.jobs.gate.clear()

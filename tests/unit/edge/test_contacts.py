@@ -8,6 +8,7 @@ import pytest
 
 from edge import contacts as module
 from edge.contacts import Contacts
+from edge.errors import BadRequest
 from edge.model import UserId
 from edge.presence import Presence
 from services.runtime.errors import ServiceError, Unavailable
@@ -35,6 +36,7 @@ class World:
         self.listening: dict[Any, UserId] = {}
         self.seen: dict[UserId, list[UserId]] = {}
         self.error: ServiceError | None = None
+        self.errors_of: dict[UserId, Exception] = {}
         self.reading = 0
         self.most_at_once = 0
         self.gate = asyncio.Event()
@@ -55,6 +57,8 @@ class World:
             self.reading -= 1
         if self.error is not None:
             raise self.error
+        if user in self.errors_of:
+            raise self.errors_of[user]
         return list(self.contacts_of.get(user, ()))
 
     # ---- Follow.
@@ -134,7 +138,9 @@ async def test_a_user_is_followed_until_his_last_subscription_ends(world: World)
     assert (world.count("unfollow", BOB), world.listening) == (1, {})
 
 
-async def test_who_unsubscribes_while_his_contacts_are_read_is_not_subscribed_afterwards(world: World) -> None:
+async def test_who_unsubscribes_while_his_contacts_are_read_is_refused_and_not_subscribed_afterwards(
+    world: World,
+) -> None:
     world.gate.clear()
     listener = world.listen()
     await eventually(lambda: world.reading == 1)
@@ -142,8 +148,21 @@ async def test_who_unsubscribes_while_his_contacts_are_read_is_not_subscribed_af
     assert world.count("unfollow", BOB) == 1
     world.gate.set()
     await eventually(lambda: len(world.tasks) == 0)
-    assert world.listening == {}
-    assert None not in listener.answers
+    (answer,) = listener.answers
+    assert isinstance(answer, BadRequest)
+    assert (world.count("unfollow", BOB), world.listening) == (1, {})
+
+
+async def test_who_unsubscribes_while_chat_is_away_is_answered_all_the_same(world: World) -> None:
+    world.gate.clear()
+    world.error = Unavailable()
+    listener = world.listen()
+    await eventually(lambda: world.reading == 1)
+    world.contacts.unsubscribe(listener)
+    world.gate.set()
+    await eventually(lambda: len(world.tasks) == 0)
+    assert listener.answers == [world.error]
+    assert (world.count("unfollow", BOB), world.listening) == (1, {})
 
 
 async def test_where_chat_is_away_the_subscription_is_refused_once_and_ends(world: World) -> None:
@@ -219,6 +238,30 @@ async def test_while_chat_is_away_the_old_contacts_hold_and_are_read_again_until
     assert world.seen[BOB] == [ALICE]
     world.error = None
     await eventually(lambda: world.seen[BOB] == [CAROL])
+
+
+@pytest.mark.parametrize("error", [Unavailable(), KeyError("a bug")], ids=["refusal", "bug"])
+async def test_one_whose_contacts_cannot_be_read_keeps_nobody_elses_from_being_told(
+    world: World, error: Exception
+) -> None:
+    for user in (ALICE, BOB, CAROL):
+        await world.listens(user)
+    world.errors_of[BOB] = error
+    world.contacts_of = {ALICE: [DAVE], BOB: [DAVE], CAROL: [DAVE]}
+    world.contacts.changed(())
+    await eventually(lambda: world.seen == {ALICE: [DAVE], BOB: [ALICE], CAROL: [DAVE]})
+
+
+async def test_he_alone_is_behind_until_his_contacts_can_be_read(world: World) -> None:
+    await world.listens()
+    await world.listens(CAROL)
+    world.errors_of[BOB] = Unavailable()
+    world.contacts_of = {BOB: [DAVE], CAROL: [DAVE]}
+    world.contacts.changed(())
+    await eventually(lambda: world.count("read", BOB) > 3)
+    assert world.seen == {BOB: [ALICE], CAROL: [DAVE]}
+    world.errors_of.clear()
+    await eventually(lambda: world.seen == {BOB: [DAVE], CAROL: [DAVE]})
 
 
 async def test_no_more_are_read_again_at_once_than_may(world: World) -> None:

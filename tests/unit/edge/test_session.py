@@ -67,6 +67,9 @@ class FakeChat:
         self.sent: list[Outgoing] = []
         self.marks: list[tuple[Any, ...]] = []
         self.delivered: dict[tuple[ConversationId, UserId], Seq] = {}
+        self.contacts = [UserId("bob")]
+        self.tells_contacts = asyncio.Event()
+        self.tells_contacts.set()
 
     def send(self, outgoing: Outgoing) -> None:
         self.sent.append(outgoing)
@@ -78,7 +81,8 @@ class FakeChat:
         self.delivered.update(marks)
 
     async def list_contacts(self, user: UserId) -> Sequence[UserId]:
-        return [UserId("bob")]
+        await self.tells_contacts.wait()
+        return self.contacts
 
     def answer(self, outcome: Stored | ServiceError | None = None) -> None:
         outgoing = self.sent.pop(0)
@@ -178,6 +182,9 @@ class Client:
         self.subscribe()
         self.edge.hub.joined(self.edge.upstream.asked[-1].watch_id, Seq(head), ())
 
+    def listen_for_presence(self, receipt: str) -> None:
+        self.send("SUBSCRIBE", id="p", destination="/topic/presence", receipt=receipt)
+
     def listen_for_errors(self) -> None:
         self.send("SUBSCRIBE", id="e", destination="/user/queue/errors")
 
@@ -200,6 +207,10 @@ def live(edge: Edge, *seqs: int, size: int = 10) -> None:
 
 def message(seq: int, size: int = 10) -> Message:
     return Message(f"{C}-{seq:010d}", C, Seq(seq), UserId("bob"), f"k{seq}", "x" * size, "text", 0)
+
+
+def receipts_of(frames: Sequence[tuple[str, dict[str, str], str]]) -> list[str]:
+    return [headers["receipt-id"] for command, headers, _ in frames if command == "RECEIPT"]
 
 
 def seqs_of(frames: Sequence[tuple[str, dict[str, str], str]]) -> list[int]:
@@ -432,6 +443,49 @@ async def test_a_reader_that_takes_nothing_at_all_is_closed_and_others_are_not_h
     assert seqs_of(await healthy.frames()) == [1]
 
 
+async def test_presence_of_more_contacts_than_fit_at_once_comes_in_parts_and_ends_no_connection() -> None:
+    edge = Edge(slow_reader_bytes=20_000, slow_reader_close_bytes=40_000)
+    edge.chat.contacts = [UserId(f"colleague-{n:04}") for n in range(1_000)]
+    client = edge.client()
+    client.listen_for_presence("sub")
+    frames = await eventually_frames(client, lambda frames: len(presences_in(frames)) >= 1_000)
+    assert sorted(presences_in(frames)) == edge.chat.contacts
+    assert "sub" in receipts_of(frames)
+    assert client.transport.closed is None
+
+
+async def test_presence_that_is_unsubscribed_before_it_was_live_is_refused_and_holds_no_disconnect_up() -> None:
+    edge = Edge()
+    edge.chat.tells_contacts.clear()
+    client = edge.client()
+    client.listen_for_errors()
+    client.listen_for_presence("sub")
+    client.send("UNSUBSCRIBE", id="p", receipt="unsub")
+    client.send("DISCONNECT", receipt="bye")
+    await client.frames()
+    assert client.transport.close_code is None
+    edge.chat.tells_contacts.set()
+    (refusal, *others) = await eventually_frames(client, lambda frames: "bye" in receipts_of(frames))
+    assert (json.loads(refusal[2])["code"], json.loads(refusal[2])["receiptId"]) == ("INVALID_ARGUMENT", "sub")
+    assert receipts_of(others) == ["bye"]
+    assert client.transport.close_code == 1000
+
+
+async def test_presence_that_is_refused_late_takes_no_later_subscription_of_its_id_along() -> None:
+    edge = Edge()
+    edge.chat.tells_contacts.clear()
+    client = edge.client()
+    client.listen_for_errors()
+    client.listen_for_presence("first")
+    client.send("UNSUBSCRIBE", id="p", receipt="unsub first")
+    client.listen_for_presence("second")
+    edge.chat.tells_contacts.set()
+    frames = await eventually_frames(client, lambda frames: "second" in receipts_of(frames))
+    assert "first" not in receipts_of(frames)
+    client.send("UNSUBSCRIBE", id="p", receipt="unsub second")
+    assert receipts_of(await client.frames()) == ["unsub second"]
+
+
 async def test_a_lost_connection_leaves_nothing_behind() -> None:
     edge = Edge()
     client = edge.client()
@@ -441,6 +495,10 @@ async def test_a_lost_connection_leaves_nothing_behind() -> None:
     assert not edge.hub.is_watched(C)
     edge.chat.answer()  # the answer finds nobody, and that is all
     assert edge.client().transport.closed is None
+
+
+def presences_in(frames: Sequence[tuple[str, dict[str, str], str]]) -> list[str]:
+    return [json.loads(body)["userId"] for _, _, body in frames if '"presence"' in body]
 
 
 async def eventually_frames(client: Client, done: Any) -> list[tuple[str, dict[str, str], str]]:

@@ -20,15 +20,17 @@ AT_MS = 1_795_341_600_123
 
 
 class Listener:
-    """The session: `is_slow` when a test says so."""
+    """The session: `is_slow` when a test says so, and from its frame number `slow_at` on."""
 
     def __init__(self) -> None:
         self.is_slow = False
+        self.slow_at: int | None = None
         self.frames: list[bytes] = []
         self.behind: list[PresenceSubscription] = []
 
     def push(self, frame: bytes) -> None:
         self.frames.append(frame)
+        self.is_slow = self.is_slow or len(self.frames) == self.slow_at
 
     def is_behind(self, subscription: PresenceSubscription) -> None:
         self.behind.append(subscription)
@@ -119,3 +121,21 @@ def test_who_has_caught_up_is_told_at_once_again_and_may_fall_behind_again(liste
     listener.is_slow = True
     subscription.presence([Presence(ALICE, AWAY)])
     assert listener.behind == [subscription, subscription]
+
+
+def test_many_at_once_are_told_as_far_as_the_client_keeps_up_and_the_rest_in_as_many_parts_as_it_takes(
+    listener: Listener,
+) -> None:
+    subscription = PresenceSubscription(listener, "p", Version.V1_2)
+    everybody = [(f"u{n}", "online") for n in range(5)]
+    listener.slow_at = 2
+    subscription.presence([Presence(UserId(user), ONLINE) for user, _ in everybody])
+    assert listener.statuses() == everybody[:2]
+    assert listener.behind == [subscription]
+    listener.is_slow, listener.slow_at = False, 4
+    subscription.catch_up()
+    assert listener.statuses() == everybody[:4]
+    assert listener.behind == [subscription, subscription]
+    listener.is_slow = False
+    subscription.catch_up()
+    assert listener.statuses() == everybody

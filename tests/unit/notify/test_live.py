@@ -124,6 +124,17 @@ def test_of_a_third_edge_only_that_one_hears() -> None:
     assert said(third) == [HERE_TOO]
 
 
+def test_an_edge_that_let_somebody_go_and_has_him_again_at_once_hears_that_he_is_elsewhere_once_more() -> None:
+    here, first, second = hub(), LiveStream(), LiveStream()
+    for stream in (first, second):
+        here.attach(stream, [BOB])
+    for stream in (first, second):
+        said(stream)
+    here.attach(first, [BOB])  # what an edge sends of both in one message
+    assert said(first) == [HERE_TOO]
+    assert said(second) == []
+
+
 def test_the_one_that_is_left_hears_that_he_is_nowhere_else_and_no_sooner() -> None:
     here, first, second, third = hub(), LiveStream(), LiveStream(), LiveStream()
     for stream in (first, second, third):

@@ -19,7 +19,7 @@ class Target:
 
     def __init__(self) -> None:
         self.batches: list[dict[str, int]] = []
-        self.errors: list[Exception] = []
+        self.errors: list[BaseException] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -180,6 +180,20 @@ async def test_a_bug_drops_its_batch_and_stops_nothing(make: Make, target: Targe
     coalescer.put("b", 1)
     await eventually(lambda: len(target.batches) == 2)
     assert target.batches == [{"a": 1}, {"b": 1}]
+
+
+async def test_a_cancellation_that_comes_out_of_a_flush_is_a_failure_like_any_and_stops_nothing(
+    make: Make, target: Target
+) -> None:
+    coalescer = make()
+    await coalescer.start()
+    target.errors.append(asyncio.CancelledError("as libraries raise it where their connection ends"))
+    coalescer.put("a", 1)
+    await eventually(lambda: len(target.batches) == 2)
+    coalescer.put("b", 2)
+    await eventually(lambda: len(target.batches) == 3)
+    assert target.batches == [{"a": 1}, {"a": 1}, {"b": 2}]
+    assert coalescer.waiting == 0
 
 
 async def test_stopping_sends_what_waits_in_as_many_batches_as_it_takes(make: Make, target: Target) -> None:

@@ -1,5 +1,6 @@
 """Any of a service's addresses: in turn, past those that fail."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -64,6 +65,13 @@ async def test_an_address_that_fails_is_passed_by(replicas: list[Replica]) -> No
     for _ in range(4):
         assert await ask(targets) == "hello"
     assert replicas[0].sample.answered == 4
+    await targets.close()
+
+
+async def test_calls_at_the_same_time_each_try_every_address(replicas: list[Replica]) -> None:
+    targets = targets_of(NOWHERE, replicas[0].target)
+    assert await asyncio.gather(*(ask(targets) for _ in range(2))) == ["hello", "hello"]
+    assert replicas[0].sample.answered == 2
     await targets.close()
 
 
