@@ -91,6 +91,15 @@ def mongo_database_url(mongod: Mongod, mongo_database: str) -> str:
 
 
 @pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that only this test uses, and may do anything to: it may be in any state when the test ends."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def redis_prefix() -> str:
     """What every key and channel of this test begins with."""
     return f"test-{uuid4().hex}:"

@@ -5,8 +5,7 @@ Each test has a broker of its own. In all of them the bus has to recover by itse
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis import Redis
@@ -48,21 +47,12 @@ Open = Callable[[str], Awaitable[Replica]]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A broker that may be in any state when the test ends."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def open_replica(server: RedisServer) -> AsyncIterator[Open]:
+async def open_replica(own_redis: RedisServer) -> AsyncIterator[Open]:
     before = asyncio.all_tasks()
     replicas: list[Replica] = []
 
     async def open_one(replica_id: str) -> Replica:
-        replica = Replica(server.url, replica_id)
+        replica = Replica(own_redis.url, replica_id)
         replicas.append(replica)
         await replica.bus.start(replica)
         await replica.bus.subscribe(TOPIC)
@@ -103,8 +93,8 @@ async def assert_hears(listener: Replica, speaker: Replica) -> None:
     await eventually(said_and_heard)
 
 
-async def test_broker_that_was_never_there_is_found_when_it_comes(server: RedisServer, open_replica: Open) -> None:
-    server.kill()
+async def test_broker_that_was_never_there_is_found_when_it_comes(own_redis: RedisServer, open_replica: Open) -> None:
+    own_redis.kill()
     began = time.monotonic()
     one, two = await open_replica("one"), await open_replica("two")
     assert time.monotonic() - began < 2 * (1 + A_MOMENT_S)
@@ -113,16 +103,16 @@ async def test_broker_that_was_never_there_is_found_when_it_comes(server: RedisS
         one.publish(b"into the void")
     await eventually(lambda: one.bus.dropped == 100)
     assert one.deaf == two.deaf == 0
-    server.start()
+    own_redis.start()
     await eventually(lambda: one.deaf and two.deaf)
     await assert_hears(two, one)
 
 
 async def test_replica_of_a_broker_that_was_killed_and_restarted_is_deaf_then_hears(
-    server: RedisServer, open_replica: Open
+    own_redis: RedisServer, open_replica: Open
 ) -> None:
     one, two = await open_replica("one"), await open_replica("two")
-    server.kill()
+    own_redis.kill()
     await eventually(lambda: not one.bus.is_connected and not two.bus.is_connected)
     began = time.monotonic()
     await one.bus.subscribe(ConversationId("subscribed while it was away"))
@@ -130,16 +120,16 @@ async def test_replica_of_a_broker_that_was_killed_and_restarted_is_deaf_then_he
     one.publish(b"lost")
     await eventually(lambda: one.bus.dropped == 1)
     assert one.deaf == two.deaf == 0
-    server.start()
+    own_redis.start()
     await eventually(lambda: one.deaf and two.deaf)
     await assert_hears(two, one)
     two.bus.publish(ConversationId("subscribed while it was away"), b"made good")
     await eventually(lambda: b"made good" in one.events)
 
 
-async def test_frozen_broker_blocks_nobody_and_is_noticed(server: RedisServer, open_replica: Open) -> None:
+async def test_frozen_broker_blocks_nobody_and_is_noticed(own_redis: RedisServer, open_replica: Open) -> None:
     one, two = await open_replica("one"), await open_replica("two")
-    server.pause()
+    own_redis.pause()
     began = time.monotonic()
     await one.bus.subscribe(ConversationId("another"))
     assert time.monotonic() - began < 1 + A_MOMENT_S
@@ -150,26 +140,28 @@ async def test_frozen_broker_blocks_nobody_and_is_noticed(server: RedisServer, o
     assert one.bus.dropped > 45_000, "and keeps little"
     await eventually(lambda: not one.bus.is_connected and not two.bus.is_connected)
     assert one.deaf == two.deaf == 0
-    server.resume()
+    own_redis.resume()
     await eventually(lambda: one.deaf and two.deaf)
     await assert_hears(two, one)
     two.bus.publish(ConversationId("another"), b"heard")
     await eventually(lambda: b"heard" in one.events)
 
 
-async def test_subscription_confirmed_too_late_is_reported_as_deafness(server: RedisServer, open_replica: Open) -> None:
+async def test_subscription_confirmed_too_late_is_reported_as_deafness(
+    own_redis: RedisServer, open_replica: Open
+) -> None:
     one = await open_replica("one")
-    server.pause()
+    own_redis.pause()
     await one.bus.subscribe(ConversationId("another"))
     assert one.deaf == 0
-    server.resume()
+    own_redis.resume()
     await eventually(lambda: one.deaf == 1)
     assert one.bus.reconnects == 0
 
 
-async def test_closing_during_a_freeze_is_quick(server: RedisServer, open_replica: Open) -> None:
+async def test_closing_during_a_freeze_is_quick(own_redis: RedisServer, open_replica: Open) -> None:
     one = await open_replica("one")
-    server.pause()
+    own_redis.pause()
     for _ in range(5_000):
         one.publish(b"x" * 300)
     began = time.monotonic()
@@ -178,9 +170,9 @@ async def test_closing_during_a_freeze_is_quick(server: RedisServer, open_replic
     assert one.bus.dropped == 5_000
 
 
-async def test_closing_while_the_broker_is_away_is_quick(server: RedisServer, open_replica: Open) -> None:
+async def test_closing_while_the_broker_is_away_is_quick(own_redis: RedisServer, open_replica: Open) -> None:
     one = await open_replica("one")
-    server.kill()
+    own_redis.kill()
     one.publish(b"lost")
     began = time.monotonic()
     await one.bus.close()
@@ -188,11 +180,11 @@ async def test_closing_while_the_broker_is_away_is_quick(server: RedisServer, op
     assert one.bus.dropped == 1
 
 
-async def test_hung_up_listeners_come_back_to_all_their_topics(server: RedisServer, open_replica: Open) -> None:
+async def test_hung_up_listeners_come_back_to_all_their_topics(own_redis: RedisServer, open_replica: Open) -> None:
     one, two = await open_replica("one"), await open_replica("two")
     topics = [ConversationId(f"topic-{number}") for number in range(3500)]
     await asyncio.gather(*map(two.bus.subscribe, topics))
-    assert order(server, "CLIENT", "KILL", "TYPE", "pubsub") == 2
+    assert order(own_redis, "CLIENT", "KILL", "TYPE", "pubsub") == 2
     await eventually(lambda: one.deaf and two.deaf)
     for topic in topics:
         one.bus.publish(topic, topic.encode())
@@ -200,23 +192,23 @@ async def test_hung_up_listeners_come_back_to_all_their_topics(server: RedisServ
     assert set(two.events) == {topic.encode() for topic in topics}
 
 
-async def test_unsubscribing_while_away_is_remembered(server: RedisServer, open_replica: Open) -> None:
+async def test_unsubscribing_while_away_is_remembered(own_redis: RedisServer, open_replica: Open) -> None:
     one, two = await open_replica("one"), await open_replica("two")
-    server.kill()
+    own_redis.kill()
     await eventually(lambda: not two.bus.is_connected)
     two.bus.unsubscribe(TOPIC)
-    server.start()
+    own_redis.start()
     await eventually(lambda: one.deaf and two.deaf)
-    assert order(server, "PUBSUB", "NUMSUB", f"parley:topic:{TOPIC}") == [f"parley:topic:{TOPIC}".encode(), 1]
+    assert order(own_redis, "PUBSUB", "NUMSUB", f"parley:topic:{TOPIC}") == [f"parley:topic:{TOPIC}".encode(), 1]
 
 
 async def test_what_one_replica_could_not_publish_the_others_are_told_of(
-    server: RedisServer, open_replica: Open
+    own_redis: RedisServer, open_replica: Open
 ) -> None:
     one, two = await open_replica("one"), await open_replica("two")
     two.publish(b"so that it has a connection")
     await eventually(lambda: one.events)
-    hang_up_on_publisher_of(server, two)
+    hang_up_on_publisher_of(own_redis, two)
     two.publish(b"lost")
     await eventually(lambda: one.deaf)
     assert (two.bus.dropped, two.deaf) == (1, 0)
@@ -224,23 +216,23 @@ async def test_what_one_replica_could_not_publish_the_others_are_told_of(
     await assert_hears(one, two)
 
 
-async def test_losing_all_its_data_costs_the_broker_nothing(server: RedisServer, open_replica: Open) -> None:
+async def test_losing_all_its_data_costs_the_broker_nothing(own_redis: RedisServer, open_replica: Open) -> None:
     one, two = await open_replica("one"), await open_replica("two")
-    order(server, "FLUSHALL")
+    order(own_redis, "FLUSHALL")
     one.publish(b"still here")
     await eventually(lambda: two.events)
     assert (one.bus.reconnects, two.bus.reconnects, two.deaf) == (0, 0, 0)
 
 
-async def test_broker_that_refuses_subscriptions_is_asked_again(server: RedisServer, open_replica: Open) -> None:
-    order(server, "ACL", "SETUSER", "default", "-subscribe")
+async def test_broker_that_refuses_subscriptions_is_asked_again(own_redis: RedisServer, open_replica: Open) -> None:
+    order(own_redis, "ACL", "SETUSER", "default", "-subscribe")
     one = await open_replica("one")
     assert not one.bus.is_connected
-    order(server, "ACL", "SETUSER", "default", "+subscribe")
+    order(own_redis, "ACL", "SETUSER", "default", "+subscribe")
     await eventually(lambda: one.deaf == 1)
 
 
-async def test_listener_that_raises_goes_on_hearing(server: RedisServer, open_replica: Open) -> None:
+async def test_listener_that_raises_goes_on_hearing(own_redis: RedisServer, open_replica: Open) -> None:
     one, two = await open_replica("one"), await open_replica("two")
     one.publish(b"poison")
     one.publish(b"antidote")
@@ -248,17 +240,17 @@ async def test_listener_that_raises_goes_on_hearing(server: RedisServer, open_re
     assert two.bus.reconnects == 0
 
 
-async def test_strangers_on_our_channels_are_ignored(server: RedisServer, open_replica: Open) -> None:
+async def test_strangers_on_our_channels_are_ignored(own_redis: RedisServer, open_replica: Open) -> None:
     one, two = await open_replica("one"), await open_replica("two")
-    order(server, "PUBLISH", f"parley:topic:{TOPIC}", "no tag")
+    order(own_redis, "PUBLISH", f"parley:topic:{TOPIC}", "no tag")
     one.publish(b"ours")
     await eventually(lambda: two.events)
     assert two.events == [b"ours"]
 
 
-async def test_password_in_the_url_is_used(server: RedisServer) -> None:
-    order(server, "CONFIG", "SET", "requirepass", "open sesame")
-    replica = Replica(server.url.replace("redis://", "redis://:open%20sesame@"), "one")
+async def test_password_in_the_url_is_used(own_redis: RedisServer) -> None:
+    order(own_redis, "CONFIG", "SET", "requirepass", "open sesame")
+    replica = Replica(own_redis.url.replace("redis://", "redis://:open%20sesame@"), "one")
     await replica.bus.start(replica)
     assert replica.bus.is_connected
     await replica.bus.close()

@@ -5,10 +5,9 @@ Each test has a server of its own. In all of them the store has to recover by it
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -29,15 +28,6 @@ EDGE = EdgeId("edge")
 # The store waits a second for an answer; the rest is a busy machine.
 ANSWER_S = 1.0
 A_MOMENT_S = 0.5
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that may be in any state when the test ends."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 class Opened(Replica):
@@ -64,10 +54,10 @@ class Opened(Replica):
 
 
 @pytest.fixture
-async def replica(server: RedisServer) -> AsyncIterator[Opened]:
+async def replica(own_redis: RedisServer) -> AsyncIterator[Opened]:
     """Not ticked yet. Nobody has to keep the store attended here."""
     before = asyncio.all_tasks()
-    replica = Opened(server, replace(TIMES, tick=timedelta(seconds=60), settle=timedelta(0)))
+    replica = Opened(own_redis, replace(TIMES, tick=timedelta(seconds=60), settle=timedelta(0)))
     await replica.store.start(replica)
     yield replica
     await replica.store.close()
@@ -95,12 +85,12 @@ async def test_nothing_is_read_before_the_first_tick(replica: Opened) -> None:
     assert (await replica.store.load([ALICE])).is_settled
 
 
-async def test_a_server_that_was_never_there_is_found_when_it_comes(server: RedisServer) -> None:
-    server.kill()
-    replica = Opened(server, TIMES)
+async def test_a_server_that_was_never_there_is_found_when_it_comes(own_redis: RedisServer) -> None:
+    own_redis.kill()
+    replica = Opened(own_redis, TIMES)
     await replica.store.start(replica)
     assert not await replica.is_up()
-    server.start()
+    own_redis.start()
     await eventually(replica.is_up)
     await eventually(lambda: replica.missed)
     await put_alice(replica.store)
@@ -108,9 +98,9 @@ async def test_a_server_that_was_never_there_is_found_when_it_comes(server: Redi
     await replica.store.close()
 
 
-async def test_a_frozen_server_costs_one_wait_and_then_nobody_waits(server: RedisServer, replica: Opened) -> None:
+async def test_a_frozen_server_costs_one_wait_and_then_nobody_waits(own_redis: RedisServer, replica: Opened) -> None:
     assert await replica.is_up()
-    server.pause()
+    own_redis.pause()
     began = time.monotonic()
     outcomes = await asyncio.gather(*(replica.store.load([ALICE]) for _ in range(50)), return_exceptions=True)
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
@@ -118,17 +108,17 @@ async def test_a_frozen_server_costs_one_wait_and_then_nobody_waits(server: Redi
     for _ in range(100):
         await fails_within(replica.store, A_MOMENT_S)
     assert not await replica.is_up()
-    server.resume()
+    own_redis.resume()
     await eventually(replica.is_up)
     await replica.store.load([ALICE])
 
 
-async def test_a_freeze_during_which_changes_may_be_missed_is_told(server: RedisServer, replica: Opened) -> None:
+async def test_a_freeze_during_which_changes_may_be_missed_is_told(own_redis: RedisServer, replica: Opened) -> None:
     assert await replica.is_up()
     await eventually(lambda: replica.missed == 1)
-    server.pause()
+    own_redis.pause()
     await eventually(lambda: not replica.is_hearing)
-    server.resume()
+    own_redis.resume()
     await eventually(replica.is_up)
     await eventually(lambda: replica.missed == 2)
     await put_alice(replica.store)
@@ -136,15 +126,15 @@ async def test_a_freeze_during_which_changes_may_be_missed_is_told(server: Redis
 
 
 async def test_a_server_that_was_killed_and_restarted_has_a_new_era_and_scripts(
-    server: RedisServer, replica: Opened
+    own_redis: RedisServer, replica: Opened
 ) -> None:
     assert await replica.is_up()
     era = (await replica.store.tick()).era
     await put_alice(replica.store)
-    server.kill()
+    own_redis.kill()
     await fails_within(replica.store, ANSWER_S)
     await fails_within(replica.store, A_MOMENT_S)
-    server.start()
+    own_redis.start()
     await eventually(replica.is_up)
     assert (await replica.store.tick()).era != era
     await put_alice(replica.store)
@@ -152,20 +142,20 @@ async def test_a_server_that_was_killed_and_restarted_has_a_new_era_and_scripts(
     await put_alice(replica.store)
 
 
-async def test_a_feed_that_is_hung_up_on_comes_back_and_says_so(server: RedisServer, replica: Opened) -> None:
+async def test_a_feed_that_is_hung_up_on_comes_back_and_says_so(own_redis: RedisServer, replica: Opened) -> None:
     assert await replica.is_up()
     await eventually(lambda: replica.missed == 1)
-    with Redis.from_url(server.url, protocol=2) as client:
+    with Redis.from_url(own_redis.url, protocol=2) as client:
         assert client.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1
     await eventually(lambda: replica.missed == 2)
     await put_alice(replica.store)
     await eventually(lambda: replica.told)
 
 
-async def test_what_others_publish_there_is_no_reason_to_fall_over(server: RedisServer, replica: Opened) -> None:
+async def test_what_others_publish_there_is_no_reason_to_fall_over(own_redis: RedisServer, replica: Opened) -> None:
     assert await replica.is_up()
     await eventually(lambda: replica.missed == 1)
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(own_redis.url) as client:
         for garbage in (b"", b"[]", b"nonsense", b'[["x"]]', b'[["x", "nosuch", 1]]', b"7"):
             client.publish("test:{0}:changes", garbage)
     await put_alice(replica.store)
@@ -174,11 +164,11 @@ async def test_what_others_publish_there_is_no_reason_to_fall_over(server: Redis
 
 
 async def test_a_record_that_cannot_be_read_counts_as_absent_and_is_replaced(
-    server: RedisServer, replica: Opened
+    own_redis: RedisServer, replica: Opened
 ) -> None:
     assert await replica.is_up()
     await put_alice(replica.store)
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(own_redis.url) as client:
         (key,) = client.keys("test:*u:alice")
         client.set(key, b"nonsense")
     assert not (await replica.store.load([ALICE])).users[ALICE].state.sessions
@@ -187,7 +177,7 @@ async def test_a_record_that_cannot_be_read_counts_as_absent_and_is_replaced(
 
 
 async def test_callers_that_go_away_leave_no_connection_behind_or_answers_for_others(
-    server: RedisServer, replica: Opened
+    own_redis: RedisServer, replica: Opened
 ) -> None:
     assert await replica.is_up()
     await put_alice(replica.store)
@@ -200,12 +190,12 @@ async def test_callers_that_go_away_leave_no_connection_behind_or_answers_for_ot
     assert await replica.is_up()
     loaded = await asyncio.gather(*(replica.store.load([ALICE]) for _ in range(50)))
     assert all(each.users[ALICE].state.sessions for each in loaded)
-    await eventually(lambda: replica.connections(server) <= 9)
+    await eventually(lambda: replica.connections(own_redis) <= 9)
 
 
-async def test_a_server_that_refuses_to_write_is_away(server: RedisServer, replica: Opened) -> None:
+async def test_a_server_that_refuses_to_write_is_away(own_redis: RedisServer, replica: Opened) -> None:
     assert await replica.is_up()
-    with Redis.from_url(server.url) as client:
+    with Redis.from_url(own_redis.url) as client:
         client.config_set("maxmemory", "1")
         await fails_within_write(replica.store)
         assert not await replica.is_up()
@@ -219,9 +209,9 @@ async def fails_within_write(store: PresenceStore) -> None:
         await store.record_activity({ALICE: 1})
 
 
-async def test_closing_during_a_freeze_is_quick(server: RedisServer, replica: Opened) -> None:
+async def test_closing_during_a_freeze_is_quick(own_redis: RedisServer, replica: Opened) -> None:
     assert await replica.is_up()
-    server.pause()
+    own_redis.pause()
     calls = [asyncio.ensure_future(replica.store.load([ALICE])) for _ in range(5)]
     await asyncio.sleep(0)
     began = time.monotonic()

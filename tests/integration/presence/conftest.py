@@ -1,9 +1,8 @@
 """Worlds: over each store, over Redis, and over a Redis of its own that a test may harm."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -33,18 +32,9 @@ async def redis_world(redis_url: str, redis_prefix: str) -> AsyncIterator[World]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that may be in any state when the test ends."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def fragile(server: RedisServer) -> AsyncIterator[World]:
+async def fragile(own_redis: RedisServer) -> AsyncIterator[World]:
     """A world over that Redis."""
-    async with _left_clean(World(server.url, "fragile:")) as world:
+    async with _left_clean(World(own_redis.url, "fragile:")) as world:
         yield world
 
 

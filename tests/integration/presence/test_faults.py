@@ -99,8 +99,8 @@ def order(server: RedisServer, *command: str) -> object:
     return answer
 
 
-async def test_losing_all_data_is_seen_by_nobody(server: RedisServer, party: Party) -> None:
-    order(server, "FLUSHALL")
+async def test_losing_all_data_is_seen_by_nobody(own_redis: RedisServer, party: Party) -> None:
+    order(own_redis, "FLUSHALL")
     assert OFFLINE not in await party.statuses()
     await party.all_read(ONLINE)
     await never(party.has_flapped, for_s=SETTLE_S + 0.5)
@@ -109,21 +109,21 @@ async def test_losing_all_data_is_seen_by_nobody(server: RedisServer, party: Par
 
 
 async def test_a_loss_of_data_is_made_good_at_once_and_not_at_the_next_renewal(
-    server: RedisServer, fragile: World
+    own_redis: RedisServer, fragile: World
 ) -> None:
     """The edges renew every 30 seconds: longer than this test waits for anything."""
     services = [await fragile.start_service(lease_ttl_s=90.0, settle_s=90.0) for _ in range(2)]
     party = Party(fragile, services, [await fragile.start_edge() for _ in range(2)])
     await party.gather()
-    order(server, "FLUSHALL")
+    order(own_redis, "FLUSHALL")
     await party.all_read(ONLINE)
     assert not party.has_flapped()
 
 
 async def test_whoever_left_when_the_data_were_lost_is_gone_once_they_have_settled(
-    server: RedisServer, party: Party
+    own_redis: RedisServer, party: Party
 ) -> None:
-    order(server, "FLUSHALL")
+    order(own_redis, "FLUSHALL")
     lost_at = time.monotonic()
     await party.edges[1].die()
     mine, theirs = USERS[0], USERS[1]
@@ -133,8 +133,8 @@ async def test_whoever_left_when_the_data_were_lost_is_gone_once_they_have_settl
     assert party.watchers[0].sees(mine, ONLINE)
 
 
-async def test_a_redis_that_dies_and_comes_back_empty_is_seen_by_nobody(server: RedisServer, party: Party) -> None:
-    server.kill()
+async def test_a_redis_that_dies_and_comes_back_empty_is_seen_by_nobody(own_redis: RedisServer, party: Party) -> None:
+    own_redis.kill()
     await party.all_read(UNKNOWN)
     began = time.monotonic()
     for _ in range(5):
@@ -143,7 +143,7 @@ async def test_a_redis_that_dies_and_comes_back_empty_is_seen_by_nobody(server: 
     party.edges[0].open("late", ALICE)
     assert time.monotonic() - began < A_MOMENT_S, "nobody waits for it"
     await never(party.has_flapped, for_s=5 * TICK_S)
-    server.start()
+    own_redis.start()
     back_at = time.monotonic()
     await party.all_read(ONLINE)
     assert time.monotonic() - back_at < 3 + A_MOMENT_S
@@ -154,10 +154,10 @@ async def test_a_redis_that_dies_and_comes_back_empty_is_seen_by_nobody(server: 
 
 
 async def test_a_redis_that_freezes_for_longer_than_the_leases_is_seen_by_nobody(
-    server: RedisServer, party: Party
+    own_redis: RedisServer, party: Party
 ) -> None:
     """Every lease has run out when it wakes, and everything is still stored."""
-    server.pause()
+    own_redis.pause()
     began = time.monotonic()
     assert await party.statuses() <= {UNKNOWN}
     assert time.monotonic() - began < ANSWER_S + A_MOMENT_S
@@ -170,7 +170,7 @@ async def test_a_redis_that_freezes_for_longer_than_the_leases_is_seen_by_nobody
     assert new is not None
     assert time.monotonic() - began > TTL_S
     assert not party.has_flapped()
-    server.resume()
+    own_redis.resume()
     await party.all_read(ONLINE)
     await new.comes_to_see(USERS[1], ONLINE)
     await never(party.has_flapped, for_s=SETTLE_S + 0.5)
@@ -178,7 +178,7 @@ async def test_a_redis_that_freezes_for_longer_than_the_leases_is_seen_by_nobody
 
 
 async def test_activity_is_refused_within_a_second_and_then_at_once_while_redis_is_frozen(
-    server: RedisServer, fragile: World
+    own_redis: RedisServer, fragile: World
 ) -> None:
     service = await fragile.start_service()
     request = pb.RecordActivityRequest(activities=[pb.Activity(user_id=user_id, at_ms=1_000) for user_id in USERS])
@@ -191,7 +191,7 @@ async def test_activity_is_refused_within_a_second_and_then_at_once_while_redis_
         async def is_taken() -> bool:
             return await tell() is grpc.StatusCode.OK
 
-        server.pause()
+        own_redis.pause()
         began = time.monotonic()
         answers = await asyncio.gather(*(tell() for _ in range(50)))
         assert time.monotonic() - began < ANSWER_S + A_MOMENT_S
@@ -199,15 +199,15 @@ async def test_activity_is_refused_within_a_second_and_then_at_once_while_redis_
         answers += [await tell() for _ in range(10)]
         assert time.monotonic() - began < A_MOMENT_S
         assert set(answers) == {grpc.StatusCode.UNAVAILABLE}
-        server.resume()
+        own_redis.resume()
         await eventually(is_taken)
 
 
 async def test_changes_that_a_deaf_replica_missed_are_told_when_it_hears_again(
-    server: RedisServer, party: Party
+    own_redis: RedisServer, party: Party
 ) -> None:
-    order(server, "ACL", "SETUSER", "default", "-subscribe")
-    order(server, "CLIENT", "KILL", "TYPE", "pubsub")
+    order(own_redis, "ACL", "SETUSER", "default", "-subscribe")
+    order(own_redis, "CLIENT", "KILL", "TYPE", "pubsub")
     await eventually(lambda: not any(service.metric("feed_up") for service in party.services))
     party.edges[0].presence.set_status(f"of {USERS[0]}", AWAY)
 
@@ -216,7 +216,7 @@ async def test_changes_that_a_deaf_replica_missed_are_told_when_it_hears_again(
 
     await eventually(is_stored)
     assert not party.watchers[1].sees(USERS[0], AWAY)
-    order(server, "ACL", "SETUSER", "default", "+subscribe")
+    order(own_redis, "ACL", "SETUSER", "default", "+subscribe")
     await party.all_see(USERS[0], status=AWAY)
     assert not party.has_flapped()
 

@@ -85,8 +85,8 @@ class Meter:
 
 
 @pytest.fixture
-def redis(server: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(server.url, protocol=2) as client:
+def redis(own_redis: RedisServer) -> Iterator[Redis]:
+    with Redis.from_url(own_redis.url, protocol=2) as client:
         yield client
 
 

@@ -67,9 +67,9 @@ class Replica(LocalProcess):
 
 
 @pytest.fixture
-def replicas(server: RedisServer, tmp_path: Path) -> Iterator[list[Replica]]:
+def replicas(own_redis: RedisServer, tmp_path: Path) -> Iterator[list[Replica]]:
     settings = {
-        "PARLEY_PRESENCE_STORE_URL": server.url,
+        "PARLEY_PRESENCE_STORE_URL": own_redis.url,
         "PARLEY_PRESENCE_LEASE_TTL_S": str(_TTL_S),
         "PARLEY_PRESENCE_GRACE_S": str(GRACE_S),
         "PARLEY_PRESENCE_SETTLE_S": str(SETTLE_S),

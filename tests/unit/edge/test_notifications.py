@@ -176,16 +176,6 @@ async def test_what_a_replica_said_ends_with_it(world: World) -> None:
     assert world.users.find_only(BOB) is session
 
 
-async def test_what_is_said_of_who_has_just_left_is_not_known_when_he_comes_back(world: World) -> None:
-    session = world.connect()
-    one, other = world.calls
-    world.users.leave(session)
-    world.notifications.elsewhere(one, BOB, elsewhere=True)
-    world.users.enter(session)
-    world.notifications.elsewhere(other, BOB, elsewhere=False)
-    assert world.users.find_only(BOB) is session
-
-
 async def test_who_comes_back_is_not_elsewhere_because_he_was(world: World) -> None:
     session = world.connect()
     world.notifications.elsewhere(world.calls[0], BOB, elsewhere=True)
