@@ -7,7 +7,7 @@ EDGES ?= 1
 CHATS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-python protos settings format static lint test check run stack stack-down stack-status bench clean
+.PHONY: help setup setup-run setup-python protos settings images format static lint test check simulate run stack stack-down stack-status bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,9 +22,11 @@ setup-python:
 	@$(PYTHON) scripts/setup.py --python
 
 run: setup-run ## everything in one process on http://127.0.0.1:8080, no servers needed
+	@$(PY) -m scripts.web
 	@exec $(PY) -m services $(ARGS)
 
 stack: setup ## the full stack with real servers, EDGES=2 CHATS=2 for several of each
+	@$(PY) -m scripts.web
 	@$(PY) -m scripts.stack up --edges $(EDGES) --chats $(CHATS)
 
 stack-down: ## stop that stack
@@ -54,8 +56,13 @@ static: setup-python ## format, lint, types, import contracts, protos, drift of 
 lint: static
 
 test: setup ## every test, warnings as errors, real servers; ARGS='-k name' for some
+	@$(PY) -m scripts.web --needed
 	@echo "test: pytest"
 	@$(PY) -m pytest $(ARGS)
+
+images: setup ## take the screenshots of the README again
+	@$(PY) -m scripts.web --needed
+	@PARLEY_IMAGES=docs/images $(PY) -m pytest tests/browser -k screenshots
 
 format: setup-python ## format the code and sort its imports
 	@$(PY) -m ruff check --quiet --select I --fix .
@@ -69,6 +76,9 @@ settings: setup-python ## write docs/settings.md from the code
 
 bench: setup ## load the stack and measure it: messages/s, latency, CPU per message, beside MongoDB alone
 	@$(PY) -m bench $(ARGS)
+
+simulate: setup-python ## seeded disasters of the chat core in virtual time; ARGS='--seeds 10000 --from 0'
+	@$(PY) -m tests.simulation $(ARGS)
 
 clean: ## stop the stack and remove what tools left; keeps .venv
 	@if [ -x $(PY) ]; then $(PY) -m scripts.stack down --quiet; fi

@@ -42,7 +42,7 @@ APT_PACKAGES: dict[str, tuple[str, str | None]] = {
 }
 
 # Folders with a package-lock.json of their own.
-NODE_FOLDERS = ("tests/e2e/js",)
+NODE_FOLDERS = ("tests/e2e/js", "tests/browser/js", "web")
 
 _TAIL_LINES = 25
 

@@ -1,8 +1,10 @@
 """The web page: the files of one directory, read once at start, each at its own path and `index.html` also at `/`.
 
 No path of a request ever becomes a path of a file, so there is nothing to climb out of. The page may load only what
-this edge serves, and nobody may frame it. Browsers ask each time whether a file has changed (ETag), which costs a round
-trip and never shows yesterday's page.
+this edge serves, has no way to make HTML or code out of text (Trusted Types), and nobody may frame it.
+
+What the build puts below `assets/` has its content's hash in its name and is kept by browsers for good. For everything
+else they ask each time whether it has changed (ETag), which costs a round trip and never shows yesterday's page.
 """
 
 import hashlib
@@ -30,6 +32,15 @@ _TYPES: Final = {
 }
 # All files are kept in memory.
 _MAX_TOTAL_BYTES: Final = 32 << 20
+
+_WEB: Final = Path(__file__).parents[2] / "web"
+_HASHED: Final = "/assets/"
+# A year, which is what caches take "for good" to mean (RFC 9111 names no limit; RFC 8246 adds immutable).
+_FOR_GOOD: Final = "public, max-age=31536000, immutable"
+_ASK_EACH_TIME: Final = "no-cache"
+# What the page never asks of a browser, and so nothing that got into it could.
+_NO_DEVICES: Final = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"
+
 _is_host = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?").fullmatch
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,6 +52,12 @@ class _File:
     content: bytes
     content_type: str
     etag: ETag
+
+
+def default_web_root() -> str:
+    """The page that comes along: the React client where it has been built, else the plain page."""
+    built = _WEB / "dist"
+    return str(built if (built / "index.html").is_file() else _WEB / "plain")
 
 
 def page_routes(web_root: str) -> list[web.RouteDef]:
@@ -83,11 +100,13 @@ def _serve(file: _File) -> _Handler:
         if not is_known:
             response.headers[hdrs.CONTENT_TYPE] = file.content_type
         response.etag = file.etag
-        response.headers[hdrs.CACHE_CONTROL] = "no-cache"
+        response.headers[hdrs.CACHE_CONTROL] = _FOR_GOOD if file.path.startswith(_HASHED) else _ASK_EACH_TIME
         response.headers["Content-Security-Policy"] = _policy(request.headers.get(hdrs.HOST, ""))
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.headers["Permissions-Policy"] = _NO_DEVICES
         return response
 
     return serve
@@ -97,6 +116,7 @@ def _policy(host: str) -> str:
     """'self' covers WebSockets of the same host by CSP level 3; browsers of level 2 want them named."""
     sockets = f" ws://{host} wss://{host}" if _is_host(host) else ""
     return (
-        f"default-src 'self'; connect-src 'self'{sockets}; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{sockets}; "
+        "worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types parley"
     )
