@@ -930,7 +930,7 @@ async def test_each_file_of_the_page_has_its_type_and_a_strict_policy(
         assert (response.status, response.headers["Content-Type"]) == (200, type_)
         assert await response.text() == content
         policy = response.headers["Content-Security-Policy"]
-        assert "default-src 'self';" in policy
+        assert policy.startswith("default-src 'none';")
         assert "connect-src 'self' ws://chat.example.org:8080 wss://chat.example.org:8080;" in policy
         assert "unsafe" not in policy
         assert response.headers["X-Content-Type-Options"] == "nosniff"
