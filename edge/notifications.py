@@ -71,29 +71,6 @@ class Notifications:
                 session.notify(event.message_id, encoded)
 
     def unread_changed(self, user_id: UserId, event: UnreadChanged) -> None:
-        self._tell_unread(user_id, event)
-
-    def elsewhere(self, call: NotificationCall, user_id: UserId, *, elsewhere: bool) -> None:
-        if user_id not in self._attached:  # he has left meanwhile
-            return
-        said = self._elsewhere.setdefault(user_id, set())
-        (said.add if elsewhere else said.discard)(call)
-        if not said:
-            del self._elsewhere[user_id]
-        self._users.set_elsewhere(user_id, elsewhere=bool(said))
-
-    # ---- HubListener.
-
-    def joined(self, conversation_id: ConversationId) -> None:
-        self._attendance.joined(conversation_id)
-
-    def seen(self, conversation_id: ConversationId, user_id: UserId, seq: Seq, head: Seq) -> None:
-        if self._attendance.attends(conversation_id, user_id):
-            self._tell_unread(user_id, UnreadChanged(conversation_id, head - seq, seq))
-
-    # ---- Inside.
-
-    def _tell_unread(self, user_id: UserId, event: UnreadChanged) -> None:
         """Jobs of one user come over several replicas, in any order: what is behind what he knows is dropped."""
         if user_id not in self._attached:
             return
@@ -111,6 +88,26 @@ class Notifications:
         self._told.labels("unread").inc()
         for session in self._users.find(user_id):
             session.notify(f"{event.conversation_id}.unread.{event.read_seq}", encoded)
+
+    def elsewhere(self, call: NotificationCall, user_id: UserId, *, elsewhere: bool) -> None:
+        if user_id not in self._attached:  # he has left meanwhile
+            return
+        said = self._elsewhere.setdefault(user_id, set())
+        (said.add if elsewhere else said.discard)(call)
+        if not said:
+            del self._elsewhere[user_id]
+        self._users.set_elsewhere(user_id, elsewhere=bool(said))
+
+    # ---- HubListener.
+
+    def joined(self, conversation_id: ConversationId) -> None:
+        self._attendance.joined(conversation_id)
+
+    def seen(self, conversation_id: ConversationId, user_id: UserId, seq: Seq, head: Seq) -> None:
+        if self._attendance.attends(conversation_id, user_id):
+            self.unread_changed(user_id, UnreadChanged(conversation_id, head - seq, seq))
+
+    # ---- Inside.
 
     def _user_changed(self, user_id: UserId) -> None:
         is_connected = bool(self._users.find(user_id))

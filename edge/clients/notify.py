@@ -1,15 +1,15 @@
 """The edge's way to notify: devices, and the stream of live notifications from one replica."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import Any, Protocol
 
 import grpc
 import uuid_utils
 
+from edge.clients.writing import take_first, was_written
 from edge.model import ConversationId, Seq, UserId
 from edge.replicas import Replica, Replicas
 from protos.notify.v1 import notify_pb2, notify_pb2_grpc
@@ -194,23 +194,13 @@ class NotificationCall:
             await self._news.wait()
             self._news.clear()
             while self._attached:
-                users = dict(islice(self._attached.items(), _MAX_UP))
-                for user_id in users:
-                    del self._attached[user_id]
+                users = take_first(self._attached, _MAX_UP)
                 request = notify_pb2.StreamNotificationsRequest(
                     attach_user_ids=[user_id for user_id, attached in users.items() if attached],
                     detach_user_ids=[user_id for user_id, attached in users.items() if not attached],
                 )
-                if not await _was_written(call.write(request)):
-                    return  # the reading side sees the end of the stream, and why
-
-
-async def _was_written(write: Awaitable[None]) -> bool:
-    try:
-        await write
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        return False
-    return True
+                if not await was_written(call.write(request)):
+                    return
 
 
 def _handle(wire: notify_pb2.Notification, listener: NotificationListener) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import grpc
 import uuid_utils
 
+from edge.clients.writing import was_written
 from edge.model import UserId
 from edge.replicas import Replica, Replicas
 from protos.presence.v1 import presence_pb2, presence_pb2_grpc
@@ -233,7 +234,7 @@ class WatchCall:
             await self._news.wait()
             self._news.clear()
             while self._unchecked:
-                if not await _was_written(call.write(self._next_request())):
+                if not await was_written(call.write(self._next_request())):
                     return  # the reading side sees the end of the stream, and why
 
     def _next_request(self) -> presence_pb2.WatchPresenceRequest:
@@ -256,14 +257,6 @@ async def _follow(call: _Call, listener: WatchListener) -> None:
         for start in range(0, len(response.presences), _TURN):
             listener.updated([_presence_from(wire) for wire in response.presences[start : start + _TURN]])
             await asyncio.sleep(0)
-
-
-async def _was_written(write: Awaitable[None]) -> bool:
-    try:
-        await write
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        return False
-    return True
 
 
 def _session(session: ReportedSession) -> presence_pb2.Session:

@@ -1,14 +1,14 @@
 """One topic stream to one chat replica: watches go up in batches, events come down into a listener."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import grpc
 
 from edge.clients.convert import kind_from, message_from, refusal_from
+from edge.clients.writing import take_first, was_written
 from edge.model import ConversationId, Message, Seq, UserId, WatermarkKind
 from protos.chat.v1 import chat_pb2, chat_pb2_grpc
 from services.runtime.channel import outgoing_metadata
@@ -21,7 +21,6 @@ _MAX_UP = 1_000
 _TURN_EVENTS = 50
 
 _log = logger(__name__)
-_Key = TypeVar("_Key", bound=Hashable)
 _Call = grpc.aio.StreamStreamCall[chat_pb2.StreamTopicsRequest, chat_pb2.StreamTopicsResponse]
 
 
@@ -136,16 +135,14 @@ class TopicCall:
             await self._news.wait()
             self._news.clear()
             while self._unwatches or self._watches or self._typing or self._attendance or self._follows:
-                try:
-                    await call.write(self._next_request())
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    return  # the reading side sees the end of the stream, and why
+                if not await was_written(call.write(self._next_request())):
+                    return
 
     def _next_request(self) -> chat_pb2.StreamTopicsRequest:
         # Unwatches come first, here as at chat: a conversation is unwatched only when none of its watches is under way,
         # so a watch that waits beside an unwatch of the same conversation is the later one.
-        attendance = _take(self._attendance)
-        follows = _take(self._follows)
+        attendance = take_first(self._attendance, _MAX_UP)
+        follows = take_first(self._follows, _MAX_UP)
         request = chat_pb2.StreamTopicsRequest(
             unwatches=self._unwatches[:_MAX_UP],
             watches=self._watches[:_MAX_UP],
@@ -161,14 +158,6 @@ class TopicCall:
         del self._watches[:_MAX_UP]
         self._typing.clear()
         return request
-
-
-def _take(waiting: dict[_Key, bool]) -> dict[_Key, bool]:
-    """The first of what waits, no longer waiting."""
-    taken = dict(islice(waiting.items(), _MAX_UP))
-    for key in taken:
-        del waiting[key]
-    return taken
 
 
 def _handle(event: chat_pb2.TopicEvent, listener: TopicListener) -> None:
